@@ -1,0 +1,303 @@
+/// All that Python sees of the compiled part: rules, instruction sets, threads, and plans.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <atomic>
+#include <algorithm>
+#include <cmath>
+#include <optional>
+
+#include "binding/arrays.hpp"
+#include "binding/tree.hpp"
+#include "core/isa.hpp"
+#include "core/parallel.hpp"
+#include "core/plan.hpp"
+#include "core/registry.hpp"
+
+namespace schuss {
+namespace {
+
+/// The largest step whose memory traffic is done before another Python thread could take the GIL and give it back.
+constexpr Index short_step = 16384;
+
+/// A plan bound to Python's arrays: holds them, checks them at every step, and reads gradients from the same nesting.
+class Binding {
+public:
+    Binding(std::string owner, int rule, unsigned flags, const py::object& tree, std::vector<std::string> paths,
+            std::vector<py::object> parameters, std::vector<int> group_of, int groups,
+            const std::vector<std::vector<py::object>>& state, const py::array_t<double>& scalars,
+            const py::array_t<std::int64_t>& counts, bool uint16_is_bfloat16)
+        : owner_(std::move(owner)),
+          tree_(tree),
+          paths_(std::move(paths)),
+          parameters_(std::move(parameters)),
+          state_(state),
+          scalars_(scalars),
+          counts_(counts),
+          uint16_is_bfloat16_(uint16_is_bfloat16),
+          plan_(rule, flags, views(), std::move(group_of), groups, state_views(), scalars_.mutable_data(),
+                counts_.mutable_data()) {}
+
+    int step(const py::handle& gradients, const py::tuple& inputs) {
+        const Busy busy(*this);
+        const Index n = plan_.tensors();
+        elements_ = 0;
+        for (Index i = 0; i < n; ++i) {
+            plan_.set_active(i, true);
+            check_parameter(i);
+        }
+        read(gradients, 0, "grads");
+        for (std::size_t k = 0; k < inputs.size(); ++k)
+            read(inputs[k], int(k) + 1, plan_.rule().slot[k]);
+        if (elements_ == 0 && !any_active()) return 0;
+
+        if (elements_ <= short_step) {
+            outcome_ = plan_.step(options_);
+        } else {
+            const py::gil_scoped_release release;
+            outcome_ = plan_.step(options_);
+        }
+        return int(outcome_.status);
+    }
+
+    void set_hyper(int group, const std::vector<double>& values) {
+        const Busy busy(*this);
+        plan_.set_hyper(group, values);
+    }
+
+    void set_options(double sign, double max_norm, std::optional<std::pair<double, double>> bounds, int nonfinite,
+                     bool flush_subnormals, int threads) {
+        const Busy busy(*this);
+        options_ = {sign,
+                    max_norm,
+                    bounds.has_value(),
+                    bounds ? bounds->first : 0,
+                    bounds ? bounds->second : 0,
+                    Nonfinite(nonfinite),
+                    flush_subnormals,
+                    threads};
+    }
+
+    void check_idle() { const Busy busy(*this); }
+
+    py::dict outcome() const {
+        using namespace py::literals;
+        return py::dict("measured"_a = outcome_.measured, "norm"_a = outcome_.norm, "clip"_a = outcome_.clip,
+                        "nonfinite_tensor"_a = outcome_.nonfinite_tensor,
+                        "skipped"_a = outcome_.status == Outcome::Status::skipped);
+    }
+
+private:
+    /// Refuses a second thread, and a call from inside a step.
+    class Busy {
+    public:
+        explicit Busy(Binding& binding) : flag_(binding.busy_) {
+            if (flag_.test_and_set())
+                throw std::runtime_error(binding.owner_ +
+                                         ": another thread is inside this optimizer; give each thread its own, or use a "
+                                         "lock");
+        }
+        ~Busy() { flag_.clear(); }
+        Busy(const Busy&) = delete;
+        Busy& operator=(const Busy&) = delete;
+
+    private:
+        std::atomic_flag& flag_;
+    };
+
+    Who who(const char* what, Index i) const { return owner_ + ": " + what + paths_[std::size_t(i)]; }
+
+    std::vector<View> views() const {
+        std::vector<View> all;
+        for (std::size_t i = 0; i < parameters_.size(); ++i)
+            all.push_back(view_of_parameter(parameters_[i].ptr(), uint16_is_bfloat16_, who("params", Index(i))));
+        refuse_overlaps(all);
+        return all;
+    }
+
+    void refuse_overlaps(const std::vector<View>& all) const {
+        std::vector<std::size_t> order;
+        for (std::size_t i = 0; i < all.size(); ++i)
+            if (all[i].elements() > 0) order.push_back(i);
+        std::sort(order.begin(), order.end(), [&](auto a, auto b) { return all[a].data < all[b].data; });
+        for (std::size_t k = 1; k < order.size(); ++k) {
+            const View& before = all[order[k - 1]];
+            if (before.data + before.elements() * item_size(before.dtype) <= all[order[k]].data) continue;
+            const auto [first, second] = std::minmax(order[k - 1], order[k]);
+            throw py::value_error(who("params", Index(first)) + " and params" + paths_[second] +
+                                  " share memory; pass arrays that do not overlap");
+        }
+    }
+
+    std::vector<std::vector<View>> state_views() const {
+        std::vector<std::vector<View>> all;
+        for (const auto& slot : state_) {
+            auto& views = all.emplace_back();
+            for (const py::object& array : slot)
+                views.push_back(array.is_none() ? View{} : view_of_parameter(array.ptr(), true, owner_ + ": state"));
+        }
+        return all;
+    }
+
+    /// An array can be resized or frozen behind our back, at any time between two steps.
+    void check_parameter(Index i) const {
+        PyObject* const object = parameters_[std::size_t(i)].ptr();
+        const View& bound = plan_.parameter(i);
+        const auto& a = fields(object);
+        const bool same = reinterpret_cast<std::byte*>(a.data) == bound.data &&
+                          std::size_t(a.nd) == bound.shape.size() &&
+                          std::equal(bound.shape.begin(), bound.shape.end(), a.dimensions) &&
+                          std::equal(bound.strides.begin(), bound.strides.end(), a.strides);
+        const ArrayType type = type_of(object, uint16_is_bfloat16_);
+        if (!same || !type.known || type.dtype != bound.dtype || type.complex != bound.complex)
+            throw py::buffer_error(who("params", i) +
+                                   " was moved, resized or retyped since the optimizer was made; call rebind(params)");
+        if (!(a.flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_))
+            throw py::buffer_error(who("params", i) + " has become read-only; make it writeable again");
+    }
+
+    void read(const py::handle& object, int operand, const char* name) {
+        tree_.walk(
+            object.ptr(), (owner_ + ": " + name).c_str(),
+            [&](Index i, PyObject* leaf) { bind(i, operand, leaf, name); },
+            [&](Index i) {
+                if (operand > 0 && plan_.active(i))
+                    throw py::value_error(who(name, i) + " is None, but its gradient is not; pass both or neither");
+                plan_.set_active(i, false);
+            });
+    }
+
+    void bind(Index i, int operand, PyObject* object, const char* name) {
+        if (operand > 0 && !plan_.active(i)) return;
+        const View& parameter = plan_.parameter(i);
+        py::object held;
+        if (!is_exact_array(object)) {
+            // Arithmetic on 0-d arrays yields NumPy scalars; they live until the end of the step.
+            if (parameter.shape.empty() && py::isinstance(object, py::module_::import("numpy").attr("generic"))) {
+                held = py::module_::import("numpy").attr("asarray")(py::handle(object));
+                scalars_held_.push_back(held);
+                object = held.ptr();
+            }
+            require_array(object, who(name, i));
+        }
+        const auto& a = fields(object);
+        if (std::size_t(a.nd) != parameter.shape.size() ||
+            !std::equal(parameter.shape.begin(), parameter.shape.end(), a.dimensions))
+            throw py::value_error(who(name, i) + " has shape " + text(py::handle(object).attr("shape")) +
+                                  ", but its parameter has shape " +
+                                  text(parameters_[std::size_t(i)].attr("shape")));
+        const ArrayType type = type_of(object, uint16_is_bfloat16_);
+        if (!type.known) refuse_dtype(object, who(name, i));
+        if (type.complex != parameter.complex)
+            throw py::type_error(who(name, i) + " has dtype " + text(py::handle(object).attr("dtype")) +
+                                 ", but its parameter has dtype " + text(parameters_[std::size_t(i)].attr("dtype")) +
+                                 "; both must be real or both complex");
+        auto* const data = reinterpret_cast<std::byte*>(a.data);
+        const Index size = parameter.elements();
+        using npy = py::detail::npy_api;
+        const int in_order = npy::NPY_ARRAY_ALIGNED_ |
+                             (parameter.f_order ? npy::NPY_ARRAY_F_CONTIGUOUS_ : npy::NPY_ARRAY_C_CONTIGUOUS_);
+        const bool direct = (a.flags & in_order) == in_order;
+        if (size > 0) {
+            const std::byte *low = data, *high = data + (type.complex ? 2 : 1) * item_size(type.dtype);
+            for (int d = 0; d < a.nd; ++d) (a.strides[d] < 0 ? low : high) += (a.dimensions[d] - 1) * a.strides[d];
+            if (plan_.overlaps(low, high))
+                throw py::value_error(who(name, i) +
+                                      " shares memory with a parameter or its state; pass a copy of the gradient");
+        }
+        if (direct)
+            plan_.bind(i, operand, data, type.dtype);
+        else
+            plan_.bind(i, operand, data, type.dtype, reinterpret_cast<const Index*>(a.strides));
+        elements_ += size;
+    }
+
+    bool any_active() const {
+        for (Index i = 0; i < plan_.tensors(); ++i)
+            if (plan_.active(i)) return true;
+        return false;
+    }
+
+    std::string owner_;
+    Tree tree_;
+    std::vector<std::string> paths_;
+    std::vector<py::object> parameters_, scalars_held_;
+    std::vector<std::vector<py::object>> state_;
+    py::array_t<double> scalars_;
+    py::array_t<std::int64_t> counts_;
+    bool uint16_is_bfloat16_;
+    Index elements_ = 0;
+    Options options_;
+    Outcome outcome_;
+    std::atomic_flag busy_;
+    Plan plan_;
+};
+
+const char* scope_name(Scope scope) {
+    switch (scope) {
+        case Scope::element: return "element";
+        case Scope::row: return "row";
+        case Scope::tensor: return "tensor";
+        case Scope::all: return "all";
+    }
+    return "";
+}
+
+py::list names(const char* const* name, int count) {
+    py::list all;
+    for (int i = 0; i < count; ++i) all.append(name[i] ? py::object(py::str(name[i])) : py::none());
+    return all;
+}
+
+/// What the rules declare, for the classes to be checked against.
+py::dict rules() {
+    using namespace py::literals;
+    py::dict all;
+    for (int r = 0; r < rule_count(); ++r) {
+        const Variants& variants = *registry().front().rules[r];
+        py::dict kernels;
+        for (int v = 0; v < variants.count; ++v) {
+            const Compiled& each = variants.variant[v];
+            kernels[py::int_(each.flags)] = py::dict(
+                "kind"_a = each.kind, "scope"_a = scope_name(each.scope), "hyper"_a = names(each.hyper, each.hypers),
+                "inputs"_a = names(each.slot, each.inputs),
+                "state"_a = names(each.slot + each.inputs, each.slots - each.inputs),
+                "scalars"_a = names(each.scalar, each.scalars), "sweeps"_a = each.sweeps);
+        }
+        all[variants.name] =
+            py::dict("index"_a = r, "flags"_a = names(variants.flag, variants.flag_count), "kernels"_a = kernels);
+    }
+    return all;
+}
+
+}  // namespace
+}  // namespace schuss
+
+PYBIND11_MODULE(_core, m) {
+    using namespace schuss;
+    m.doc() = "The compiled part of schuss: rules, instruction sets, threads, and plans.";
+    serial_after_fork();
+
+    m.def("rules", &rules, "What every compiled rule declares, by name.");
+    m.def("instruction_sets", &instruction_sets, "The instruction sets this machine runs, baseline first.");
+    m.def("use_isa", &use_isa, py::arg("name"), "Choose an instruction set.");
+    m.def("isa", [] { return std::string(isa().name); }, "The instruction set in use.");
+    m.def("set_num_threads", &set_num_threads, py::arg("threads"), "Set the default number of threads.");
+    m.def("num_threads", &num_threads, "The default number of threads.");
+
+    py::class_<Binding>(m, "Plan", "Arrays validated once and stepped in place.")
+        .def(py::init<std::string, int, unsigned, const py::object&, std::vector<std::string>, std::vector<py::object>,
+                      std::vector<int>, int, const std::vector<std::vector<py::object>>&, const py::array_t<double>&,
+                      const py::array_t<std::int64_t>&, bool>(),
+             py::arg("owner"), py::arg("rule"), py::arg("flags"), py::arg("tree"), py::arg("paths"),
+             py::arg("parameters"), py::arg("group_of"), py::arg("groups"), py::arg("state"),
+             py::arg("scalars").noconvert(), py::arg("counts").noconvert(), py::arg("uint16_is_bfloat16"))
+        .def("step", &Binding::step, py::arg("gradients"), py::arg("inputs"),
+             "Step once; 0 done, 1 skipped, 2 refused for a non-finite gradient.")
+        .def("set_hyper", &Binding::set_hyper, py::arg("group"), py::arg("values"), "Set a group's hyper-parameters.")
+        .def("set_options", &Binding::set_options, py::arg("sign"), py::arg("max_norm"), py::arg("bounds"),
+             py::arg("nonfinite"), py::arg("flush_subnormals"), py::arg("threads"), "Set what surrounds the rule.")
+        .def("check_idle", &Binding::check_idle, "Raise RuntimeError if a step is under way.")
+        .def("outcome", &Binding::outcome, "What the last step did.");
+}

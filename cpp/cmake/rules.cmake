@@ -1,0 +1,52 @@
+# Finds the optimizers and compiles them: every rules/<kind>/<name>.hpp becomes one small source per instruction set, and
+# one line of the registry. A new file is a new optimizer; nothing here is edited for it.
+
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
+  set(SCHUSS_ISAS x86_64 x86_64_v3 x86_64_v4)
+  set(SCHUSS_FLAGS_x86_64 -march=x86-64 -mtune=generic)
+  set(SCHUSS_FLAGS_x86_64_v3 -march=x86-64-v3 -mtune=generic)
+  # 512-bit registers in full: the loops stream memory and divide, both of which gain.
+  set(SCHUSS_FLAGS_x86_64_v4 -march=x86-64-v4 -mtune=generic -mprefer-vector-width=512)
+else()
+  set(SCHUSS_ISAS armv8)
+  set(SCHUSS_FLAGS_armv8 -march=armv8-a)
+endif()
+
+# Sets objects_out to the objects of all instruction sets and registry_out to the registry's source.
+function(schuss_compile_rules objects_out registry_out)
+  set(root ${CMAKE_CURRENT_SOURCE_DIR}/cpp)
+  set(generated ${CMAKE_CURRENT_BINARY_DIR}/generated)
+  file(GLOB rules CONFIGURE_DEPENDS RELATIVE ${root}/rules ${root}/rules/*/*.hpp)
+  list(SORT rules COMPARE STRING)
+  list(LENGTH rules count)
+
+  set(objects "")
+  set(declarations "")
+  set(tables "")
+  set(sets "")
+  foreach(isa IN LISTS SCHUSS_ISAS)
+    set(sources ${generated}/${isa}/stages.cpp)
+    configure_file(${root}/kernels/stages.cpp.in ${generated}/${isa}/stages.cpp @ONLY)
+    string(APPEND declarations "extern \"C\" const schuss::AllStages schuss_${isa}_stages;\n")
+    set(tables_of_isa "")
+    foreach(rule IN LISTS rules)
+      get_filename_component(kind ${rule} DIRECTORY)
+      get_filename_component(name ${rule} NAME_WE)
+      configure_file(${root}/kernels/kernel.cpp.in ${generated}/${isa}/${name}.cpp @ONLY)
+      list(APPEND sources ${generated}/${isa}/${name}.cpp)
+      string(APPEND declarations "extern \"C\" const schuss::Variants schuss_${isa}_${name};\n")
+      string(APPEND tables_of_isa "&schuss_${isa}_${name}, ")
+    endforeach()
+    string(APPEND tables "const Variants* const ${isa}[] = {${tables_of_isa}nullptr};\n")
+    string(APPEND sets "{\"${isa}\", ${isa}, &schuss_${isa}_stages}, ")
+
+    add_library(schuss_${isa} OBJECT ${sources})
+    target_include_directories(schuss_${isa} PRIVATE ${root})
+    target_compile_options(schuss_${isa} PRIVATE -O3 -fopenmp-simd ${SCHUSS_FLAGS_${isa}})
+    list(APPEND objects $<TARGET_OBJECTS:schuss_${isa}>)
+  endforeach()
+
+  configure_file(${root}/kernels/registry.cpp.in ${generated}/registry.cpp @ONLY)
+  set(${objects_out} ${objects} PARENT_SCOPE)
+  set(${registry_out} ${generated}/registry.cpp PARENT_SCOPE)
+endfunction()

@@ -1,0 +1,132 @@
+/// The interface between what is compiled once (core) and what is compiled per instruction set (kernels and rules).
+/// Plain data and function pointers only: nothing here may become a symbol that two instruction sets share.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace schuss {
+
+constexpr int max_hyper = 16;
+constexpr int max_slots = 12;  ///< inputs and element slots of one rule
+constexpr int max_sums = 8;    ///< sums of all sweeps of one rule
+constexpr int max_scalars = 8;
+constexpr int max_variants = 16;
+
+/// Elements in a chunk, the unit of work: 64 KiB of float32 per operand, so that the four operands of Adam stay in a
+/// 512 KiB L2 between two sweeps, and 1,221 chunks share 20 M elements evenly.
+constexpr std::int64_t chunk_size = 16384;
+/// Elements that pass through L1 scratch at a time where a stage is asked for (measured: 512 cost 12-64 %, 128 1-2 %).
+constexpr int block_size = 128;
+/// Partial sums kept side by side: part of the arithmetic contract, the same on every instruction set.
+constexpr int lanes = 16;
+
+enum class Dtype : std::uint8_t { float32, float64, float16, bfloat16 };
+
+/// Where the elements of an array lie that is not contiguous in its parameter's memory order.
+struct Layout {
+    int ndim;
+    const std::int64_t* shape;
+    const std::int64_t* strides;  ///< in bytes, outermost first
+};
+
+struct Operand {
+    std::byte* data;
+    const Layout* layout;  ///< null: contiguous in the parameter's memory order
+    Dtype dtype;
+};
+
+/// What tensors of one group and one step count share.
+struct Call {
+    double t;
+    double gradient_scale;  ///< sign of `maximize` times the clip coefficient
+    const double* hyper;
+    double l2, l1, lower, upper;
+    bool regularised, bounded;
+};
+
+struct Tensor {
+    const Call* call;
+    Operand p, g;
+    Operand slot[max_slots];  ///< the rule's inputs, then its state; a null pointer where the rule keeps none
+    bool plain;               ///< every operand is contiguous in the compute type and no stage is asked for
+};
+
+/// A run of elements of one tensor. Its unit is what a sum runs over: a row, a tensor, or all tensors.
+struct Chunk {
+    std::int64_t tensor, first, size;
+    std::int64_t row;      ///< elements per unit, where a chunk holds several rows; else its size
+    std::int64_t unit;     ///< of the first row
+    std::int64_t partial;  ///< where the partial sums of the first row go
+};
+
+/// Pointers to one block of at most `block_size` elements in the compute type, into the arrays or into scratch.
+template <class T>
+struct Block {
+    T* p;
+    const T* g;
+    T* slot[max_slots];
+    T gradient_scale;
+    alignas(64) T scratch[(2 + max_slots) * block_size];
+};
+
+/// The loops that know nothing of rules, compiled once per instruction set and type.
+template <class T>
+struct Stages {
+    void (*load)(const Tensor&, int slots, std::int64_t first, int size, Block<T>&);
+    void (*store)(const Tensor&, int slots, int inputs, std::int64_t first, int size, Block<T>&);
+    void (*sum)(const double* terms, int size, double* lane);
+    /// The sum of (scale * g)^2 over elements of a gradient, in double.
+    double (*squares)(const Operand& g, std::int64_t first, std::int64_t size, double scale);
+};
+
+struct Job {
+    const Tensor* tensors;
+    const Chunk* chunks;
+    const void* stages;  ///< Stages<T>
+    const double* sums;  ///< per unit: the sums of all sweeps done so far
+    double* partials;    ///< per chunk or row: the sums of this sweep
+    double* scalars;     ///< per unit: the slots with one value per unit
+    int sweep;
+};
+
+/// Runs one sweep of a rule over chunks [begin, end).
+using Sweep = void (*)(const Job&, std::int64_t begin, std::int64_t end);
+/// Writes a unit's scalar slots after the last sweep.
+using Commit = void (*)(const Job&, const Call&, std::int64_t unit);
+
+enum class Scope : std::uint8_t { element, row, tensor, all };
+
+/// A rule, or one combination of its construction flags, compiled for one instruction set.
+struct Compiled {
+    const char* kind;
+    unsigned flags;  ///< bit i is the value of flag i
+    Scope scope;
+    int hypers, slots, inputs, scalars, sweeps, sums;
+    int sums_of[max_sums];  ///< per sweep
+    const char* hyper[max_hyper];
+    const char* slot[max_slots];  ///< null: absent under these flags
+    const char* scalar[max_scalars];
+    Sweep sweep[2];  ///< float, double
+    Commit commit[2];
+};
+
+struct Variants {
+    const char* name;
+    int count, flag_count;
+    const char* flag[4];
+    Compiled variant[max_variants];
+};
+
+struct AllStages {
+    Stages<float> float32;
+    Stages<double> float64;
+};
+
+struct InstructionSet {
+    const char* name;
+    const Variants* const* rules;
+    const AllStages* stages;
+};
+
+}  // namespace schuss

@@ -1,0 +1,65 @@
+#include "core/parallel.hpp"
+
+#include <omp.h>
+#include <pthread.h>
+
+#include <atomic>
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+namespace schuss {
+namespace {
+
+std::atomic<int> threads_wanted{1};
+std::atomic<bool> forked{false};
+
+}  // namespace
+
+int num_threads() {
+    return forked ? 1 : threads_wanted.load();
+}
+
+void set_num_threads(int threads) {
+    threads_wanted = threads;
+}
+
+void serial_after_fork() {
+    pthread_atfork(nullptr, nullptr, [] { forked = true; });
+}
+
+FlushSubnormals::FlushSubnormals(bool flush) : flush_(flush) {
+    if (!flush_) return;
+#if defined(__x86_64__)
+    saved_ = _mm_getcsr();
+    _mm_setcsr(unsigned(saved_) | 0x8040u);  // flush to zero, denormals are zero
+#elif defined(__aarch64__)
+    __asm__ volatile("mrs %0, fpcr" : "=r"(saved_));
+    __asm__ volatile("msr fpcr, %0" ::"r"(saved_ | (1ull << 24)));
+#endif
+}
+
+FlushSubnormals::~FlushSubnormals() {
+    if (!flush_) return;
+#if defined(__x86_64__)
+    _mm_setcsr(unsigned(saved_));
+#elif defined(__aarch64__)
+    __asm__ volatile("msr fpcr, %0" ::"r"(saved_));
+#endif
+}
+
+void parallel(int threads, bool flush, void (*body)(void*, int, int), void* context) {
+    if (threads <= 1 || forked) {
+        const FlushSubnormals mode(flush);
+        body(context, 0, 1);
+        return;
+    }
+#pragma omp parallel num_threads(threads)
+    {
+        const FlushSubnormals mode(flush);
+        body(context, omp_get_thread_num(), omp_get_num_threads());
+    }
+}
+
+}  // namespace schuss

@@ -1,0 +1,37 @@
+/// Threads: the only place that knows OpenMP.
+#pragma once
+
+#include <cstdint>
+
+namespace schuss {
+
+/// The number of threads that a step uses where its optimizer does not say; at least 1.
+int num_threads();
+void set_num_threads(int threads);
+
+/// Makes forked children run on one thread: the parent's OpenMP pool does not exist in them, and waiting for it hangs.
+void serial_after_fork();
+
+/// Sets the mode of the calling thread that flushes subnormals to zero, and restores it.
+class FlushSubnormals {
+public:
+    explicit FlushSubnormals(bool flush);
+    ~FlushSubnormals();
+    FlushSubnormals(const FlushSubnormals&) = delete;
+    FlushSubnormals& operator=(const FlushSubnormals&) = delete;
+
+private:
+    bool flush_;
+    std::uint64_t saved_ = 0;
+};
+
+void parallel(int threads, bool flush, void (*body)(void* context, int thread, int threads), void* context);
+
+/// Calls `body(thread, threads)` on that many threads, the calling one among them.
+template <class Body>
+void parallel(int threads, bool flush, Body&& body) {
+    parallel(
+        threads, flush, [](void* context, int thread, int of) { (*static_cast<Body*>(context))(thread, of); }, &body);
+}
+
+}  // namespace schuss

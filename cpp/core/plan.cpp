@@ -1,0 +1,350 @@
+#include "core/plan.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <numeric>
+
+#include "core/isa.hpp"
+#include "core/parallel.hpp"
+
+namespace schuss {
+namespace {
+
+/// A thread gets at least this many elements: less is done sooner than a sleeping thread wakes up.
+constexpr Index grain = 16384;
+
+bool computes_in_double(const View& parameter) {
+    return parameter.dtype == Dtype::float64;
+}
+
+std::size_t at(Index i) {
+    return std::size_t(i);
+}
+
+}  // namespace
+
+Index item_size(Dtype dtype) {
+    switch (dtype) {
+        case Dtype::float64: return 8;
+        case Dtype::float32: return 4;
+        case Dtype::float16:
+        case Dtype::bfloat16: return 2;
+    }
+    return 0;
+}
+
+Index View::elements() const {
+    return std::accumulate(shape.begin(), shape.end(), Index(complex ? 2 : 1), std::multiplies<>());
+}
+
+Plan::Plan(int rule, unsigned flags, std::vector<View> parameters, std::vector<int> group_of, int groups,
+           const std::vector<std::vector<View>>& state, double* scalars, std::int64_t* counts)
+    : rule_(rule),
+      bound_(std::move(parameters)),
+      group_of_(std::move(group_of)),
+      hyper_(at(groups), std::vector<double>(max_hyper + 2)),
+      scalars_(scalars),
+      counts_(counts) {
+    const Variants& variants = *isa().rules[rule];
+    while (variant_ < at(variants.count) && variants.variant[variant_].flags != flags) ++variant_;
+    if (variant_ == at(variants.count))
+        throw std::invalid_argument(std::string(variants.name) + " has no kernel for these construction flags");
+    const Compiled& compiled = this->rule();
+
+    const std::size_t n = bound_.size();
+    const std::size_t operands = at(1 + compiled.inputs);
+    tensor_.assign(n, Tensor{});
+    active_.assign(n, true);
+    native_.assign(n, true);
+    layout_.assign(n * operands, Layout{});
+    first_chunk_.assign(n, 0);
+    chunks_of_.assign(n, 0);
+    first_unit_.assign(n, 0);
+    units_of_.assign(n, 1);
+    call_.reserve(n);
+
+    for (std::size_t i = 0; i < n; ++i) {
+        const View& view = bound_[i];
+        const Dtype compute = computes_in_double(view) ? Dtype::float64 : Dtype::float32;
+        Tensor& tensor = tensor_[i];
+        tensor.p = {view.data, nullptr, view.dtype};
+        native_[i] = view.dtype == compute;
+        const auto remember = [this](const std::byte* data, Index bytes) {
+            if (data && bytes > 0) interval_.push_back({data, data + bytes});
+        };
+        remember(view.data, view.elements() * item_size(view.dtype));
+        for (int s = compiled.inputs; s < compiled.slots; ++s) {
+            const View& slot = state[at(s - compiled.inputs)][i];
+            tensor.slot[s] = {slot.data, nullptr, slot.dtype};
+            if (!slot.data) continue;
+            native_[i] = native_[i] && slot.dtype == compute;
+            remember(slot.data, slot.elements() * item_size(slot.dtype));
+        }
+    }
+    std::sort(interval_.begin(), interval_.end(), [](Interval a, Interval b) { return a.low < b.low; });
+
+    order_.resize(n);
+    std::iota(order_.begin(), order_.end(), Index(0));
+    std::stable_sort(order_.begin(), order_.end(), [this](Index a, Index b) {
+        const auto key = [this](Index i) { return std::pair(computes_in_double(bound_[at(i)]), group_of_[at(i)]); };
+        return key(a) < key(b);
+    });
+
+    // Units are numbered in the caller's order, chunks in the order in which they run.
+    Index units = compiled.scope == Scope::all ? 1 : 0;
+    for (std::size_t i = 0; i < n; ++i) {
+        const View& view = bound_[i];
+        if (compiled.scope == Scope::row) units_of_[i] = view.shape.empty() ? 1 : view.shape[0];
+        first_unit_[i] = compiled.scope == Scope::all ? 0 : units;
+        if (compiled.scope != Scope::all) units += units_of_[i];
+    }
+    unit_.assign(at(units), Unit{0, 0});
+    for (const Index i : order_) {
+        const Index size = bound_[at(i)].elements();
+        const Index row = compiled.scope == Scope::row && units_of_[at(i)] > 0 ? size / units_of_[at(i)] : size;
+        first_chunk_[at(i)] = Index(chunk_.size());
+        // Whole rows to a chunk where several fit, else pieces of one row.
+        const Index rows = row > 0 ? std::max<Index>(1, chunk_size / row) : 1;
+        const Index step = row > chunk_size || row == size ? chunk_size : rows * row;
+        for (Index first = 0; first < size;) {
+            const Index row_number = row > 0 ? first / row : 0, row_end = (row_number + 1) * row;
+            const Index end = std::min(row < size && row <= chunk_size ? first + step : std::min(first + step, row_end), size);
+            const bool whole = row < size && row <= chunk_size;
+            const Index unit = first_unit_[at(i)] + (compiled.scope == Scope::row ? row_number : 0);
+            chunk_.push_back({i, first, end - first, whole ? row : end - first, unit, partial_count_});
+            const Index parts = whole ? (end - first) / row : 1;
+            for (Index r = 0; r < parts; ++r, ++partial_count_) {
+                Unit& u = unit_[at(unit + r)];
+                if (u.partials++ == 0) u.first_partial = partial_count_;
+            }
+            first = end;
+        }
+        chunks_of_[at(i)] = Index(chunk_.size()) - first_chunk_[at(i)];
+    }
+
+    run_.reserve(chunk_.size());
+    before_.reserve(chunk_.size() + 1);
+    const int most = *std::max_element(compiled.sums_of, compiled.sums_of + max_sums);
+    partials_.assign(at(partial_count_ * most), 0.0);
+    sums_.assign(unit_.size() * at(compiled.sums), 0.0);
+}
+
+const Compiled& Plan::rule() const {
+    return isa().rules[rule_]->variant[variant_];
+}
+
+void Plan::set_hyper(int group, const std::vector<double>& values) {
+    std::copy(values.begin(), values.end(), hyper_.at(at(group)).begin());
+}
+
+void Plan::bind(Index tensor, int operand, std::byte* data, Dtype dtype) {
+    Tensor& t = tensor_[at(tensor)];
+    (operand == 0 ? t.g : t.slot[operand - 1]) = {data, nullptr, dtype};
+}
+
+void Plan::bind(Index tensor, int operand, std::byte* data, Dtype dtype, const Index* strides) {
+    const View& view = bound_[at(tensor)];
+    const std::size_t ndim = view.shape.size(), operands = at(1 + rule().inputs);
+    const std::size_t room = 2 * (ndim + 1);
+    Layout& layout = layout_[at(tensor) * operands + at(operand)];
+    if (!layout.shape) {
+        // Memory for all layouts, once, when the first array with strides of its own comes.
+        if (layout_numbers_.empty()) {
+            std::size_t total = 0;
+            for (const View& each : bound_) total += operands * 2 * (each.shape.size() + 1);
+            layout_numbers_.assign(total, 0);
+        }
+        std::size_t offset = 0;
+        for (Index i = 0; i < tensor; ++i) offset += operands * 2 * (bound_[at(i)].shape.size() + 1);
+        layout.shape = layout_numbers_.data() + offset + at(operand) * room;
+        layout.strides = layout.shape + ndim + 1;
+    }
+    Index* const shape_out = const_cast<Index*>(layout.shape);
+    Index* const strides_out = const_cast<Index*>(layout.strides);
+    for (std::size_t d = 0; d < ndim; ++d) {
+        const std::size_t from = view.f_order ? ndim - 1 - d : d;
+        shape_out[d] = view.shape[from];
+        strides_out[d] = strides[from];
+    }
+    layout.ndim = int(ndim);
+    if (view.complex) {
+        shape_out[ndim] = 2;
+        strides_out[ndim] = item_size(dtype);
+        ++layout.ndim;
+    }
+    Tensor& t = tensor_[at(tensor)];
+    (operand == 0 ? t.g : t.slot[operand - 1]) = {data, &layout, dtype};
+}
+
+bool Plan::overlaps(const std::byte* low, const std::byte* high) const {
+    // The intervals are disjoint and sorted: the first that ends after `low` decides.
+    const auto first = std::partition_point(interval_.begin(), interval_.end(),
+                                            [low](const Interval& each) { return each.high <= low; });
+    return first != interval_.end() && first->low < high;
+}
+
+/// Calls `body(chunks, begin, end, is_double)` on the threads of this step, each with one run of whole chunks.
+template <class Body>
+void Plan::over_chunks(const Options& options, const Body& body) const {
+    const Index chunks = Index(run_.size()), elements = before_.back();
+    if (chunks == 0) return;
+    const Index wanted = options.threads > 0 ? options.threads : num_threads();
+    const int threads = int(std::max<Index>(1, std::min({wanted, chunks, elements / grain})));
+    parallel(threads, options.flush_subnormals, [&](int thread, int of) {
+        const auto edge = [&](int k) {
+            return Index(std::lower_bound(before_.begin(), before_.end(), elements * k / of) - before_.begin());
+        };
+        const Index begin = std::min(edge(thread), chunks), end = thread + 1 == of ? chunks : edge(thread + 1);
+        if (begin < std::min(end, float_run_)) body(begin, std::min(end, float_run_), 0);
+        if (std::max(begin, float_run_) < end) body(std::max(begin, float_run_), end, 1);
+    });
+}
+
+void Plan::make_calls(const Options& options, double gradient_scale) {
+    const Compiled& compiled = rule();
+    call_.clear();
+    int group = -1;
+    double t = -1;
+    for (const Index i : order_) {
+        if (!active_[at(i)]) continue;
+        // Rules with sums over all tensors have one clock, the optimizer's; elsewhere every tensor has its own.
+        const double own = double((compiled.scope == Scope::all ? counts_[bound_.size()] : counts_[i]) + 1);
+        if (group_of_[at(i)] != group || own != t) {
+            group = group_of_[at(i)];
+            t = own;
+            const std::vector<double>& hyper = hyper_[at(group)];
+            const double l2 = hyper[at(compiled.hypers)], l1 = hyper[at(compiled.hypers) + 1];
+            call_.push_back({t, gradient_scale, hyper.data(), l2, l1, options.lower, options.upper, l2 != 0 || l1 != 0,
+                             options.bounded});
+        }
+        Tensor& tensor = tensor_[at(i)];
+        const Call& call = call_.back();
+        tensor.call = &call;
+        const Dtype compute = computes_in_double(bound_[at(i)]) ? Dtype::float64 : Dtype::float32;
+        const auto direct = [compute](const Operand& operand) { return !operand.layout && operand.dtype == compute; };
+        tensor.plain = native_[at(i)] && !call.regularised && !call.bounded && direct(tensor.g);
+        for (int s = 0; s < compiled.inputs; ++s) tensor.plain = tensor.plain && direct(tensor.slot[s]);
+    }
+}
+
+double Plan::sum_of_squares(const Options& options, double scale) {
+    const AllStages& stages = *isa().stages;
+    over_chunks(options, [&](Index begin, Index end, int is_double) {
+        const auto squares = is_double ? stages.float64.squares : stages.float32.squares;
+        for (Index c = begin; c < end; ++c) {
+            const Chunk& chunk = run_[at(c)];
+            squares_[at(chunk.partial)] = squares(tensor_[at(chunk.tensor)].g, chunk.first, chunk.size, scale);
+        }
+    });
+    double total = 0;
+    for (std::size_t i = 0; i < bound_.size(); ++i) {
+        if (!active_[i]) continue;
+        double of_tensor = 0;
+        for (Index c = 0; c < chunks_of_[i]; ++c) of_tensor += squares_[at(chunk_[at(first_chunk_[i] + c)].partial)];
+        total += of_tensor;
+    }
+    return total;
+}
+
+Outcome Plan::measure(const Options& options) {
+    Outcome outcome;
+    outcome.measured = true;
+    squares_.resize(at(partial_count_));
+    double scale = 1, total = sum_of_squares(options, scale);
+    if (!std::isfinite(total) && float_run_ < Index(run_.size())) {
+        // Finite doubles may have infinite squares: 2^-600 brings every one of them into range.
+        scale = 0x1p-600;
+        total = sum_of_squares(options, scale);
+    }
+    outcome.norm = std::sqrt(total) / scale;
+    if (!std::isfinite(total)) {
+        for (std::size_t i = 0; i < bound_.size() && outcome.nonfinite_tensor < 0; ++i)
+            for (Index c = 0; active_[i] && c < chunks_of_[i]; ++c)
+                if (!std::isfinite(squares_[at(chunk_[at(first_chunk_[i] + c)].partial)])) outcome.nonfinite_tensor = Index(i);
+        if (options.nonfinite == Nonfinite::raise) outcome.status = Outcome::Status::nonfinite;
+        if (options.nonfinite == Nonfinite::skip) outcome.status = Outcome::Status::skipped;
+    }
+    if (options.max_norm >= 0 && !(outcome.norm <= options.max_norm))
+        outcome.clip = options.max_norm * scale / std::sqrt(total);
+    return outcome;
+}
+
+void Plan::combine(const Compiled& compiled, int sweep, int sums_before) {
+    const Index count = compiled.sums_of[sweep];
+    const auto sum_partials = [&](Index first, Index partials, Index j) {
+        double total = 0;
+        for (Index q = first; q < first + partials; ++q) total += partials_[at(q * count + j)];
+        return total;
+    };
+    for (Index j = 0; j < count; ++j) {
+        if (compiled.scope == Scope::all) {
+            double total = 0;
+            for (std::size_t i = 0; i < bound_.size(); ++i)
+                if (active_[i] && chunks_of_[i] > 0)
+                    total += sum_partials(chunk_[at(first_chunk_[i])].partial, chunks_of_[i], j);
+            sums_[at(sums_before + j)] = total;
+        } else {
+            for (std::size_t u = 0; u < unit_.size(); ++u)
+                sums_[u * at(compiled.sums) + at(sums_before + j)] =
+                    sum_partials(unit_[u].first_partial, unit_[u].partials, j);
+        }
+    }
+}
+
+Outcome Plan::step(const Options& options) {
+    const Compiled& compiled = rule();
+    const bool all = std::all_of(active_.begin(), active_.end(), [](char active) { return active; });
+    if (!(all && run_is_all_)) {
+        run_.clear();
+        before_.assign(1, 0);
+        float_run_ = 0;
+        for (const Index i : order_) {
+            if (!active_[at(i)]) continue;
+            for (Index c = first_chunk_[at(i)]; c < first_chunk_[at(i)] + chunks_of_[at(i)]; ++c) {
+                run_.push_back(chunk_[at(c)]);
+                before_.push_back(before_.back() + run_.back().size);
+                float_run_ += !computes_in_double(bound_[at(i)]);
+            }
+        }
+        run_is_all_ = all;
+    }
+
+    Outcome outcome;
+    if (options.max_norm >= 0 || options.nonfinite != Nonfinite::propagate) {
+        outcome = measure(options);
+        if (outcome.status != Outcome::Status::done) return outcome;
+    }
+    make_calls(options, options.sign * outcome.clip);
+
+    const AllStages& stages = *isa().stages;
+    const auto job = [&](int sweep, int is_double) {
+        const void* const typed = is_double ? static_cast<const void*>(&stages.float64) : &stages.float32;
+        return Job{tensor_.data(), run_.data(), typed, sums_.data(), partials_.data(), scalars_, sweep};
+    };
+    int sums_before = 0;
+    for (int sweep = 0; sweep < compiled.sweeps; ++sweep) {
+        over_chunks(options, [&](Index begin, Index end, int is_double) {
+            compiled.sweep[is_double](job(sweep, is_double), begin, end);
+        });
+        if (sweep + 1 < compiled.sweeps) {
+            combine(compiled, sweep, sums_before);
+            sums_before += compiled.sums_of[sweep];
+        }
+    }
+
+    bool first = true;
+    for (std::size_t i = 0; i < bound_.size(); ++i) {
+        if (!active_[i]) continue;
+        const int is_double = computes_in_double(bound_[i]);
+        const bool commits = compiled.scalars > 0 && (compiled.scope != Scope::all || first);
+        for (Index u = 0; commits && u < (compiled.scope == Scope::all ? 1 : units_of_[i]); ++u)
+            compiled.commit[is_double](job(compiled.sweeps - 1, is_double), *tensor_[i].call, first_unit_[i] + u);
+        first = false;
+        ++counts_[i];
+    }
+    ++counts_[bound_.size()];
+    return outcome;
+}
+
+}  // namespace schuss

@@ -1,0 +1,120 @@
+/// A plan: validated parameters and state cut into chunks once, and the step over them.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "core/kernel.hpp"
+
+namespace schuss {
+
+using Index = std::int64_t;
+
+/// An array as its owner describes it.
+struct View {
+    std::byte* data = nullptr;
+    Dtype dtype = Dtype::float32;
+    bool complex = false;  ///< pairs of `dtype`
+    bool f_order = false;  ///< contiguous in Fortran's order and not in C's
+    std::vector<Index> shape, strides;  ///< strides in bytes
+
+    Index elements() const;  ///< real ones: a complex number counts as two
+};
+
+Index item_size(Dtype dtype);
+
+enum class Nonfinite { propagate, raise, skip };
+
+struct Options {
+    double sign = 1;       ///< -1 to ascend
+    double max_norm = -1;  ///< the global norm to clip to; negative: no clipping
+    bool bounded = false;
+    double lower = 0, upper = 0;
+    Nonfinite nonfinite = Nonfinite::propagate;
+    bool flush_subnormals = false;
+    int threads = 0;  ///< 0: the package's
+};
+
+struct Outcome {
+    enum class Status { done, skipped, nonfinite } status = Status::done;
+    bool measured = false;        ///< were the gradients read before the step?
+    double norm = 0;              ///< of all gradients, before clipping
+    double clip = 1;              ///< what the gradients were multiplied with
+    Index nonfinite_tensor = -1;  ///< the first whose gradient is not finite
+};
+
+class Plan {
+public:
+    /// `state[slot][tensor]` are the rule's element slots after its inputs; a null pointer where it keeps none.
+    /// `scalars` holds the values of one unit side by side; `counts` the steps of each tensor and, last, of the optimizer.
+    Plan(int rule, unsigned flags, std::vector<View> parameters, std::vector<int> group_of, int groups,
+         const std::vector<std::vector<View>>& state, double* scalars, std::int64_t* counts);
+
+    const Compiled& rule() const;
+    Index tensors() const { return Index(bound_.size()); }
+    const View& parameter(Index tensor) const { return bound_[std::size_t(tensor)]; }
+
+    /// The hyper-parameters of a group: the rule's, then l2 and l1.
+    void set_hyper(int group, const std::vector<double>& values);
+
+    /// Gives a tensor its gradient (operand 0) or an input (operand 1, 2, ...), of the parameter's shape and memory order.
+    void bind(Index tensor, int operand, std::byte* data, Dtype dtype);
+    /// The same for an array of any strides (in bytes, in the order of the shape).
+    void bind(Index tensor, int operand, std::byte* data, Dtype dtype, const Index* strides);
+    void set_active(Index tensor, bool active) { active_[std::size_t(tensor)] = active; }
+    bool active(Index tensor) const { return active_[std::size_t(tensor)]; }
+
+    /// Does [low, high) touch a parameter or a state array?
+    bool overlaps(const std::byte* low, const std::byte* high) const;
+
+    /// Steps the active tensors. Everything that can fail happens before the first write.
+    Outcome step(const Options& options);
+
+private:
+    struct Interval {
+        const std::byte *low, *high;
+    };
+    /// What one sum runs over, and where the partial sums of its chunks are.
+    struct Unit {
+        Index first_partial, partials;
+    };
+
+    template <class Body>
+    void over_chunks(const Options& options, const Body& body) const;
+    Outcome measure(const Options& options);
+    double sum_of_squares(const Options& options, double scale);
+    void make_calls(const Options& options, double gradient_scale);
+    void combine(const Compiled& rule, int sweep, int sums_before);
+
+    int rule_;
+    std::size_t variant_ = 0;
+    std::vector<View> bound_;
+    std::vector<int> group_of_;
+    std::vector<std::vector<double>> hyper_;
+    double* scalars_;
+    std::int64_t* counts_;
+
+    std::vector<Tensor> tensor_;
+    std::vector<char> active_, native_;  ///< native: parameter and state have the compute type
+    std::vector<Index> order_;           ///< tensors sorted by compute type, then group: the order of the chunks
+    std::vector<Chunk> chunk_;
+    std::vector<Index> first_chunk_, chunks_of_;  ///< per tensor
+    std::vector<Unit> unit_;
+    std::vector<Index> first_unit_, units_of_;  ///< per tensor
+    Index partial_count_ = 0;
+
+    std::vector<Chunk> run_;     ///< the chunks of this step
+    std::vector<Index> before_;  ///< elements before each of them
+    Index float_run_ = 0;        ///< how many of them compute in float; the rest in double
+    bool run_is_all_ = false;
+
+    std::vector<Layout> layout_;  ///< per tensor: of the gradient and of each input
+    std::vector<Index> layout_numbers_;
+    std::vector<Call> call_;
+    std::vector<double> sums_, partials_, squares_;
+    std::vector<Interval> interval_;
+};
+
+}  // namespace schuss

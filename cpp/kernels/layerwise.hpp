@@ -1,0 +1,13 @@
+/// Rules with sums per tensor (or per row, where the rule says so): sweeps that read, then one that writes.
+#pragma once
+
+#include "kernels/sweep.hpp"
+
+namespace schuss {
+namespace {
+
+constexpr const char* kind = "layerwise";
+constexpr Scope kind_scope = Scope::tensor;
+
+}  // namespace
+}  // namespace schuss

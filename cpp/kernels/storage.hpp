@@ -1,0 +1,236 @@
+/// Storage: how blocks of elements come out of any array into the compute type and go back, and the stages that every
+/// rule may have around it (regularisation, bounds, sums, norms). Knows nothing of rules; compiled once per instruction
+/// set and type. float16 and bfloat16 are storage only: widened exactly, rounded to nearest even, NaN kept NaN.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <cstring>
+
+#include "core/kernel.hpp"
+#include "rules/math.hpp"
+
+namespace schuss {
+namespace {
+
+using Index = std::int64_t;
+
+// ---- conversions: integer arithmetic without branches, so that every instruction set vectorizes them alike ----------
+
+struct Half {
+    std::uint16_t bits;
+};
+struct BFloat {
+    std::uint16_t bits;
+};
+
+inline float widen(BFloat x) {
+    return std::bit_cast<float>(std::uint32_t(x.bits) << 16);
+}
+
+inline float widen(Half x) {
+    // Shift exponent and mantissa into a float's place; a product with 2^112 corrects the exponent's bias and makes
+    // subnormals exact. Infinity and NaN (exponent 31) get the float's largest exponent instead.
+    const std::uint32_t sign = std::uint32_t(x.bits & 0x8000u) << 16, rest = std::uint32_t(x.bits & 0x7fffu) << 13;
+    const std::uint32_t finite = std::bit_cast<std::uint32_t>(std::bit_cast<float>(rest) * 0x1p112f);
+    const std::uint32_t special = rest | 0x7f800000u;
+    return std::bit_cast<float>(sign | (rest >= 0x0f800000u ? special : finite));
+}
+
+inline BFloat narrow_bfloat(float x) {
+    const std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
+    const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const std::uint32_t quiet = (bits >> 16) | 0x40u;
+    return {std::uint16_t((bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded)};
+}
+
+inline Half narrow_half(float x) {
+    const std::uint32_t bits = std::bit_cast<std::uint32_t>(x), size = bits & 0x7fffffffu;
+    // Normal results: move the exponent's bias, round to nearest even in the 13 bits that go.
+    const std::uint32_t normal = (size - 0x38000000u + 0xfffu + ((size >> 13) & 1u)) >> 13;
+    // Subnormal results: adding 1/2 puts the unit in the last place of the sum at 2^-24, so that the sum's own rounding
+    // is the rounding we want.
+    const std::uint32_t tiny = std::bit_cast<std::uint32_t>(std::bit_cast<float>(size) + 0.5f) - 0x3f000000u;
+    const std::uint32_t finite = size < 0x38800000u ? tiny : normal;
+    const std::uint32_t overflow = size >= 0x477ff000u ? 0x7c00u : finite;
+    const std::uint32_t nan = 0x7e00u | ((size >> 13) & 0x3ffu);
+    return {std::uint16_t(((bits >> 16) & 0x8000u) | (size > 0x7f800000u ? nan : overflow))};
+}
+
+/// A double rounded to odd: rounding the result again, to fewer bits, is rounding the double once.
+inline float round_to_odd(double x) {
+    const float nearest = float(x);
+    const std::uint32_t bits = std::bit_cast<std::uint32_t>(nearest);
+    const double back = double(nearest);
+    // Towards zero where the nearest lies outside, then set the last bit unless it was exact.
+    const std::uint32_t toward_zero = bits - (abs(back) > abs(x) ? 1u : 0u);
+    const std::uint32_t odd = back != x && x == x ? toward_zero | 1u : bits;
+    return std::bit_cast<float>(odd);
+}
+
+template <class To, class From>
+inline To convert(From x) {
+    if constexpr (std::is_same_v<From, Half> || std::is_same_v<From, BFloat>)
+        return To(widen(x));
+    else if constexpr (std::is_same_v<To, Half> && std::is_same_v<From, double>)
+        return narrow_half(round_to_odd(x));
+    else if constexpr (std::is_same_v<To, BFloat> && std::is_same_v<From, double>)
+        return narrow_bfloat(round_to_odd(x));
+    else if constexpr (std::is_same_v<To, Half>)
+        return narrow_half(x);
+    else if constexpr (std::is_same_v<To, BFloat>)
+        return narrow_bfloat(x);
+    else
+        return To(x);
+}
+
+template <class To, class From>
+inline void convert_block(const From* from, To* to, int size) {
+#pragma omp simd
+    for (int i = 0; i < size; ++i) to[i] = convert<To>(from[i]);
+}
+
+/// Calls `visit(element)` with an element of the type that a dtype stands for.
+template <class Visit>
+inline void with_type(Dtype dtype, const Visit& visit) {
+    switch (dtype) {
+        case Dtype::float32: return visit(float{});
+        case Dtype::float64: return visit(double{});
+        case Dtype::float16: return visit(Half{});
+        case Dtype::bfloat16: return visit(BFloat{});
+    }
+}
+
+template <class T>
+constexpr Dtype dtype_of = sizeof(T) == 4 ? Dtype::float32 : Dtype::float64;
+
+/// Elements [first, first + size) of an array with any strides, in the order of its layout.
+template <class From, class To>
+inline void gather(const Operand& operand, Index first, int size, To* to) {
+    const Layout& layout = *operand.layout;
+    Index index[66], offset = 0;  // NumPy has at most 64 dimensions; a complex array gets one more
+    for (int d = layout.ndim - 1; d >= 0; --d) {
+        index[d] = first % layout.shape[d];
+        first /= layout.shape[d];
+        offset += index[d] * layout.strides[d];
+    }
+    for (int i = 0; i < size; ++i) {
+        From element;
+        std::memcpy(&element, operand.data + offset, sizeof element);  // may be misaligned
+        to[i] = convert<To>(element);
+        for (int d = layout.ndim - 1; d >= 0; --d) {
+            offset += layout.strides[d];
+            if (++index[d] < layout.shape[d]) break;
+            offset -= index[d] * layout.strides[d];
+            index[d] = 0;
+        }
+    }
+}
+
+/// Where a block of an operand can be read: in the array itself if it has the compute type, else in scratch.
+template <class T>
+[[gnu::noinline]] T* fetch(const Operand& operand, Index first, int size, T* scratch) {
+    if (!operand.data) return nullptr;
+    if (!operand.layout && operand.dtype == dtype_of<T>) return reinterpret_cast<T*>(operand.data) + first;
+    with_type(operand.dtype, [&](auto element) {
+        using From = decltype(element);
+        if (operand.layout)
+            gather<From>(operand, first, size, scratch);
+        else
+            convert_block(reinterpret_cast<const From*>(operand.data) + first, scratch, size);
+    });
+    return scratch;
+}
+
+template <class T>
+[[gnu::noinline]] void put_back(const Operand& operand, Index first, int size, const T* block) {
+    if (!operand.data || operand.dtype == dtype_of<T>) return;
+    with_type(operand.dtype, [&](auto element) {
+        convert_block(block, reinterpret_cast<decltype(element)*>(operand.data) + first, size);
+    });
+}
+
+// ---- the stages ------------------------------------------------------------------------------------------------------
+
+template <class T>
+void load(const Tensor& tensor, int slots, Index first, int size, Block<T>& block) {
+    const Call& call = *tensor.call;
+    T* scratch = block.scratch;
+    block.p = fetch(tensor.p, first, size, scratch);
+    T* const gradient = scratch + block_size;
+    block.g = fetch(tensor.g, first, size, gradient);
+    block.gradient_scale = T(call.gradient_scale);
+    for (int s = 0; s < slots; ++s) block.slot[s] = fetch(tensor.slot[s], first, size, scratch + (2 + s) * block_size);
+
+    if (!call.regularised) return;
+    const T scale = block.gradient_scale, l2 = T(call.l2), l1 = T(call.l1);
+    const T* const p = block.p;
+    const T* const g = block.g;
+    // Only the terms asked for: g + 0 * p is not g where g is -0 or p is infinite.
+    if (call.l1 == 0) {
+#pragma omp simd
+        for (int i = 0; i < size; ++i) gradient[i] = scale * g[i] + l2 * p[i];
+    } else if (call.l2 == 0) {
+#pragma omp simd
+        for (int i = 0; i < size; ++i) gradient[i] = scale * g[i] + l1 * sign(p[i]);
+    } else {
+#pragma omp simd
+        for (int i = 0; i < size; ++i) gradient[i] = scale * g[i] + l2 * p[i] + l1 * sign(p[i]);
+    }
+    block.g = gradient;
+    block.gradient_scale = T(1);
+}
+
+template <class T>
+void store(const Tensor& tensor, int slots, int inputs, Index first, int size, Block<T>& block) {
+    const Call& call = *tensor.call;
+    if (call.bounded) {
+        const T lower = T(call.lower), upper = T(call.upper);
+        T* const p = block.p;
+#pragma omp simd
+        for (int i = 0; i < size; ++i) p[i] = clip(p[i], lower, upper);
+    }
+    put_back(tensor.p, first, size, block.p);
+    for (int s = inputs; s < slots; ++s) put_back(tensor.slot[s], first, size, block.slot[s]);
+}
+
+/// Adds terms to their lanes: element i of a chunk belongs to lane i modulo 16.
+void sum(const double* terms, int size, double* lane) {
+    double sums[lanes];
+    for (int j = 0; j < lanes; ++j) sums[j] = lane[j];
+    int i = 0;
+    for (; i + lanes <= size; i += lanes) {
+#pragma omp simd
+        for (int j = 0; j < lanes; ++j) sums[j] += terms[i + j];
+    }
+    for (int j = 0; i + j < size; ++j) sums[j] += terms[i + j];
+    for (int j = 0; j < lanes; ++j) lane[j] = sums[j];
+}
+
+template <class T>
+double squares(const Operand& g, Index first, Index size, double scale) {
+    alignas(64) double lane[lanes] = {};
+    alignas(64) double terms[block_size];
+    alignas(64) T scratch[block_size];
+    for (Index done = 0; done < size; done += block_size) {
+        const int n = int(size - done < block_size ? size - done : block_size);
+        const T* const block = fetch(g, first + done, n, scratch);
+#pragma omp simd
+        for (int i = 0; i < n; ++i) {
+            const double scaled = scale * double(block[i]);
+            terms[i] = scaled * scaled;
+        }
+        sum(terms, n, lane);
+    }
+    for (int half = lanes / 2; half > 0; half /= 2)
+        for (int j = 0; j < half; ++j) lane[j] += lane[j + half];
+    return lane[0];
+}
+
+template <class T>
+consteval Stages<T> stages() {
+    return {load<T>, store<T>, sum, squares<T>};
+}
+
+}  // namespace
+}  // namespace schuss

@@ -1,0 +1,354 @@
+/// How any rule runs over memory: the chain of its sweeps, one non-inlined loop per sweep and type, blocks through
+/// scratch where a stage is asked for. Compiled once per instruction set, in the unnamed namespace, without globals.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include "core/kernel.hpp"
+#include "rules/names.hpp"
+#include "rules/sweeps.hpp"
+
+namespace schuss {
+namespace {
+
+using Index = std::int64_t;
+
+// ---- what a rule declares ----------------------------------------------------------------------------------------
+
+template <class Rule>
+consteval Names inputs_of() {
+    if constexpr (requires { Rule::inputs; }) return Rule::inputs;
+    return Names{};
+}
+
+template <class Rule>
+consteval Names scalars_of() {
+    if constexpr (requires { Rule::scalars; }) return Rule::scalars;
+    return Names{};
+}
+
+template <class Rule>
+constexpr Scope scope_of(Scope kind) {
+    if constexpr (requires { Rule::scope; }) return Rule::scope;
+    return kind == Scope::element && scalars_of<Rule>().count > 0 ? Scope::tensor : kind;
+}
+
+template <class Rule>
+constexpr int input_count = inputs_of<Rule>().count;
+template <class Rule>
+constexpr int slot_count = input_count<Rule> + Rule::state.count;
+
+template <class Rule, int slot>
+consteval const char* slot_name() {
+    if constexpr (slot < input_count<Rule>) return inputs_of<Rule>().name[slot];
+    return Rule::state.name[slot - input_count<Rule>];
+}
+
+// ---- the chain of sweeps -----------------------------------------------------------------------------------------
+
+template <class Rule, class T>
+inline auto start(const Call& call, double* scalar) {
+    return [&]<std::size_t... H, std::size_t... S>(std::index_sequence<H...>, std::index_sequence<S...>) {
+        return Rule::template at<T>(call.t, call.hyper[H]..., scalar[S]...);
+    }(std::make_index_sequence<Rule::hyper.count>{}, std::make_index_sequence<scalars_of<Rule>().count>{});
+}
+
+template <class Stage>
+constexpr bool is_sum = requires(Stage stage) { stage.next; };
+
+template <class T, class Read, std::size_t... S>
+auto terms_of(const Read& read, std::index_sequence<S...>)
+    -> decltype(read(std::declval<T&>(), T(), (void(S), std::declval<T&>())...));
+
+/// The number of sums that a sweep reads.
+template <class Rule, class T, class Stage>
+consteval int sum_count() {
+    using Slots = std::make_index_sequence<slot_count<Rule>>;
+    if constexpr (is_sum<Stage>) return decltype(terms_of<T>(std::declval<Stage>().read, Slots{}))::count;
+    return 0;
+}
+
+/// The stage after a sum, made from the sums.
+template <class Rule, class T, class Stage>
+inline auto proceed(const Stage& stage, const double* sums) {
+    return [&]<std::size_t... S>(std::index_sequence<S...>) {
+        return stage.next(sums[S]...);
+    }(std::make_index_sequence<sum_count<Rule, T, Stage>()>{});
+}
+
+/// The k-th stage of the chain, made from the sums of those before.
+template <class Rule, class T, int k, class Stage>
+inline auto reach(const Stage& stage, const double* sums) {
+    if constexpr (k == 0)
+        return stage;
+    else
+        return reach<Rule, T, k - 1>(proceed<Rule, T>(stage, sums), sums + sum_count<Rule, T, Stage>());
+}
+
+template <class Rule, class T>
+using First = decltype(start<Rule, T>(std::declval<const Call&>(), nullptr));
+template <class Rule, class T, int k>
+using StageAt = decltype(reach<Rule, T, k>(std::declval<First<Rule, T>>(), nullptr));
+
+template <class Rule, class T, int k = 0>
+consteval int sweep_count() {
+    if constexpr (is_sum<StageAt<Rule, T, k>>)
+        return sweep_count<Rule, T, k + 1>();
+    else
+        return k + 1;
+}
+
+/// The number of sums of all sweeps.
+template <class Rule, class T>
+constexpr int total_sums = []<int... K>(std::integer_sequence<int, K...>) {
+    return (0 + ... + sum_count<Rule, T, StageAt<Rule, T, K>>());
+}(std::make_integer_sequence<int, sweep_count<Rule, T>()>{});
+
+// ---- the loops ---------------------------------------------------------------------------------------------------
+
+template <class T>
+struct Slots {
+    T* slot[max_slots];
+};
+
+/// The element of a slot, or a stand-in that no formula touches where the flags leave the slot out.
+template <class Rule, class T, int slot>
+inline T& element(const Slots<T>& slots, Index i, T& nothing) {
+    if constexpr (slot_name<Rule, slot>() == absent)
+        return nothing;
+    else
+        return slots.slot[slot][i];
+}
+
+template <class Rule, class T, class Body, std::size_t... S>
+[[gnu::noinline]] void write_loop(const Body body, const T scale, T* const p, const T* const g, const Slots<T> slots,
+                                  const Index size, std::index_sequence<S...>) {
+#pragma omp simd
+    for (Index i = 0; i < size; ++i) {
+        [[maybe_unused]] T nothing{};
+        body(p[i], scale * g[i], element<Rule, T, S>(slots, i, nothing)...);
+    }
+}
+
+template <class Rule, class T, class Read, int N, std::size_t... S>
+[[gnu::noinline]] void read_loop(const Read read, const T scale, T* const p, const T* const g, const Slots<T> slots,
+                                 const Index size, double (&terms)[N][block_size], std::index_sequence<S...>) {
+#pragma omp simd
+    for (Index i = 0; i < size; ++i) {
+        [[maybe_unused]] T nothing{};
+        const Terms<N> term = read(p[i], scale * g[i], element<Rule, T, S>(slots, i, nothing)...);
+        for (int k = 0; k < N; ++k) terms[k][i] = term.term[k];
+    }
+}
+
+template <class T>
+inline T* native(const Operand& operand, Index first) {
+    return operand.data ? reinterpret_cast<T*>(operand.data) + first : nullptr;
+}
+
+template <class Rule, class T>
+inline Slots<T> native_slots(const Tensor& tensor, Index first) {
+    Slots<T> slots;
+    for (int s = 0; s < slot_count<Rule>; ++s) slots.slot[s] = native<T>(tensor.slot[s], first);
+    return slots;
+}
+
+/// Calls `visit(p, g, slots, scale, size)` on blocks that went through the stages.
+template <class Rule, class T, class Visit>
+inline void staged(const Stages<T>& stages, const Tensor& tensor, Index first, Index size, bool writes,
+                   const Visit& visit) {
+    Block<T> block;
+    for (Index done = 0; done < size; done += block_size) {
+        const int n = int(size - done < block_size ? size - done : block_size);
+        stages.load(tensor, slot_count<Rule>, first + done, n, block);
+        Slots<T> slots;
+        for (int s = 0; s < slot_count<Rule>; ++s) slots.slot[s] = block.slot[s];
+        visit(block.p, block.g, slots, block.gradient_scale, n);
+        if (writes) stages.store(tensor, slot_count<Rule>, input_count<Rule>, first + done, n, block);
+    }
+}
+
+template <class Rule, class T, class Body>
+inline void write(const Stages<T>& stages, const Body& body, const Tensor& tensor, Index first, Index size) {
+    constexpr auto every_slot = std::make_index_sequence<slot_count<Rule>>{};
+    const auto loop = [&](T* p, const T* g, const Slots<T>& slots, T scale, Index n) {
+        write_loop<Rule, T>(body, scale, p, g, slots, n, every_slot);
+    };
+    if (!tensor.plain) return staged<Rule, T>(stages, tensor, first, size, true, loop);
+
+    const T scale = T(tensor.call->gradient_scale);
+    const auto run = [&](Index from, Index n) {
+        loop(native<T>(tensor.p, from), native<T>(tensor.g, from), native_slots<Rule, T>(tensor, from), scale, n);
+    };
+    // Stores that straddle two cache lines cost up to 2.3x: start the long loop on the parameter's line.
+    constexpr Index line = 64 / sizeof(T);
+    const Index head = Index(-(reinterpret_cast<std::uintptr_t>(native<T>(tensor.p, first)) / sizeof(T))) & (line - 1);
+    if (head == 0 || size < 4 * line) return run(first, size);
+    run(first, head);
+    run(first + head, size - head);
+}
+
+template <class Rule, class T, class Read>
+inline void read(const Stages<T>& stages, const Read& reader, const Tensor& tensor, Index first, Index size,
+                 double* partial) {
+    constexpr auto every_slot = std::make_index_sequence<slot_count<Rule>>{};
+    constexpr int N = decltype(terms_of<T>(reader, every_slot))::count;
+    alignas(64) double lane[N][lanes] = {};
+    alignas(64) double terms[N][block_size];
+    const auto loop = [&](T* p, const T* g, const Slots<T>& slots, T scale, Index n) {
+        read_loop<Rule, T>(reader, scale, p, g, slots, n, terms, every_slot);
+        for (int k = 0; k < N; ++k) stages.sum(terms[k], int(n), lane[k]);
+    };
+    if (tensor.plain) {
+        const T scale = T(tensor.call->gradient_scale);
+        for (Index done = 0; done < size; done += block_size) {
+            const Index from = first + done, n = size - done < block_size ? size - done : block_size;
+            loop(native<T>(tensor.p, from), native<T>(tensor.g, from), native_slots<Rule, T>(tensor, from), scale, n);
+        }
+    } else {
+        staged<Rule, T>(stages, tensor, first, size, false, loop);
+    }
+    for (int k = 0; k < N; ++k) {
+        for (int half = lanes / 2; half > 0; half /= 2)
+            for (int j = 0; j < half; ++j) lane[k][j] += lane[k][j + half];
+        partial[k] = lane[k][0];
+    }
+}
+
+// ---- what core calls ---------------------------------------------------------------------------------------------
+
+template <class Rule, class T, int k>
+inline void run(const Job& job, Index begin, Index end) {
+    constexpr int sums = total_sums<Rule, T>;
+    constexpr int scalars = scalars_of<Rule>().count;
+    using Stage = StageAt<Rule, T, k>;
+    const Stages<T>& stages = *static_cast<const Stages<T>*>(job.stages);
+
+    for (Index c = begin; c < end;) {
+        const Call& call = *job.tensors[job.chunks[c].tensor].call;
+        if constexpr (sums == 0 && scalars == 0) {  // the rule is made once for all chunks of a call
+            const auto body = start<Rule, T>(call, nullptr);
+            do {
+                const Chunk& chunk = job.chunks[c];
+                write<Rule, T>(stages, body, job.tensors[chunk.tensor], chunk.first, chunk.size);
+            } while (++c < end && job.tensors[job.chunks[c].tensor].call == &call);
+        } else {
+            const Chunk& chunk = job.chunks[c++];
+            const Tensor& tensor = job.tensors[chunk.tensor];
+            for (Index done = 0, r = 0; done < chunk.size; done += chunk.row, ++r) {
+                const Index unit = chunk.unit + r;
+                double scalar[scalars + 1];  // a copy: every chunk of the unit sees the values before the step
+                for (int s = 0; s < scalars; ++s) scalar[s] = job.scalars[unit * scalars + s];
+                const Stage stage = reach<Rule, T, k>(start<Rule, T>(call, scalar), job.sums + unit * sums);
+                if constexpr (is_sum<Stage>)
+                    read<Rule, T>(stages, stage.read, tensor, chunk.first + done, chunk.row,
+                                  job.partials + (chunk.partial + r) * sum_count<Rule, T, Stage>());
+                else
+                    write<Rule, T>(stages, stage, tensor, chunk.first + done, chunk.row);
+            }
+        }
+    }
+}
+
+template <class Rule, class T>
+void sweep(const Job& job, Index begin, Index end) {
+    [&]<int... K>(std::integer_sequence<int, K...>) {
+        ((job.sweep == K ? run<Rule, T, K>(job, begin, end) : void()), ...);
+    }(std::make_integer_sequence<int, sweep_count<Rule, T>()>{});
+}
+
+template <class Rule, class T>
+void commit(const Job& job, const Call& call, Index unit) {
+    constexpr int last = sweep_count<Rule, T>() - 1;
+    constexpr int scalars = scalars_of<Rule>().count;
+    if constexpr (scalars > 0)
+        (void)reach<Rule, T, last>(start<Rule, T>(call, job.scalars + unit * scalars),
+                                   job.sums + unit * total_sums<Rule, T>);
+}
+
+// ---- the table that core sees ------------------------------------------------------------------------------------
+
+template <class Rule>
+constexpr Compiled describe(const char* kind, Scope scope, unsigned flags) {
+    Compiled entry{};
+    entry.kind = kind;
+    entry.flags = flags;
+    entry.scope = scope_of<Rule>(scope);
+    entry.hypers = Rule::hyper.count;
+    entry.slots = slot_count<Rule>;
+    entry.inputs = input_count<Rule>;
+    entry.scalars = scalars_of<Rule>().count;
+    entry.sweeps = sweep_count<Rule, float>();
+    [&]<int... K>(std::integer_sequence<int, K...>) {
+        ((entry.sums_of[K] = sum_count<Rule, float, StageAt<Rule, float, K>>()), ...);
+    }(std::make_integer_sequence<int, sweep_count<Rule, float>()>{});
+    entry.sums = total_sums<Rule, float>;
+    for (int i = 0; i < entry.hypers; ++i) entry.hyper[i] = Rule::hyper.name[i];
+    for (int i = 0; i < entry.inputs; ++i) entry.slot[i] = inputs_of<Rule>().name[i];
+    for (int i = entry.inputs; i < entry.slots; ++i) entry.slot[i] = Rule::state.name[i - entry.inputs];
+    for (int i = 0; i < entry.scalars; ++i) entry.scalar[i] = scalars_of<Rule>().name[i];
+    entry.sweep[0] = sweep<Rule, float>;
+    entry.sweep[1] = sweep<Rule, double>;
+    entry.commit[0] = commit<Rule, float>;
+    entry.commit[1] = commit<Rule, double>;
+    return entry;
+}
+
+template <class Rule>
+constexpr bool sensible = [] {
+    if constexpr (requires { Rule::sensible; }) return Rule::sensible;
+    return true;
+}();
+
+/// Adds a rule under one combination of its construction flags, unless the rule says that it makes no sense.
+template <class Rule>
+constexpr void add(Variants& variants, const char* kind, Scope scope, unsigned flags) {
+    if constexpr (requires { Rule::flags; }) {
+        variants.flag_count = Rule::flags.count;
+        for (int i = 0; i < Rule::flags.count; ++i) variants.flag[i] = Rule::flags.name[i];
+    }
+    if constexpr (sensible<Rule>) variants.variant[variants.count++] = describe<Rule>(kind, scope, flags);
+}
+
+/// Calls `visit` with each of 0 ... 2^flags - 1 as a template argument.
+template <int flags, class Visit>
+constexpr void every_combination(const Visit& visit) {
+    [&]<unsigned... F>(std::integer_sequence<unsigned, F...>) {
+        (visit.template operator()<F>(), ...);
+    }(std::make_integer_sequence<unsigned, 1u << flags>{});
+}
+
+/// All combinations of a rule's construction flags; a rule without flags is the one combination of none.
+template <class Rule>
+constexpr Variants variants(const char* name, const char* kind, Scope scope) {
+    Variants all{name, 0, 0, {}, {}};
+    add<Rule>(all, kind, scope, 0);
+    return all;
+}
+
+template <template <bool> class Rule>
+constexpr Variants variants(const char* name, const char* kind, Scope scope) {
+    Variants all{name, 0, 0, {}, {}};
+    every_combination<1>([&]<unsigned f>() { add<Rule<(f & 1) != 0>>(all, kind, scope, f); });
+    return all;
+}
+
+template <template <bool, bool> class Rule>
+constexpr Variants variants(const char* name, const char* kind, Scope scope) {
+    Variants all{name, 0, 0, {}, {}};
+    every_combination<2>([&]<unsigned f>() { add<Rule<(f & 1) != 0, (f & 2) != 0>>(all, kind, scope, f); });
+    return all;
+}
+
+template <template <bool, bool, bool> class Rule>
+constexpr Variants variants(const char* name, const char* kind, Scope scope) {
+    Variants all{name, 0, 0, {}, {}};
+    every_combination<3>(
+        [&]<unsigned f>() { add<Rule<(f & 1) != 0, (f & 2) != 0, (f & 4) != 0>>(all, kind, scope, f); });
+    return all;
+}
+
+}  // namespace
+}  // namespace schuss
