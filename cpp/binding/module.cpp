@@ -43,6 +43,7 @@ public:
         const Busy busy(*this);
         const Index n = plan_.tensors();
         elements_ = 0;
+        scalars_held_.clear();
         for (Index i = 0; i < n; ++i) {
             plan_.set_active(i, true);
             check_parameter(i);
@@ -277,6 +278,7 @@ py::dict rules() {
 PYBIND11_MODULE(_core, m) {
     using namespace schuss;
     m.doc() = "The compiled part of schuss: rules, instruction sets, threads, and plans.";
+    m.attr("__version__") = SCHUSS_VERSION;
     serial_after_fork();
 
     m.def("rules", &rules, "What every compiled rule declares, by name.");

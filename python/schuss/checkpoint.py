@@ -145,8 +145,9 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]
     except (CheckpointError, ImportError, MemoryError):
         raise
     except Exception as error:  # parsers fail in many ways on bytes that were made to fail them; all mean the same
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL is a seek to nowhere
-            raise
+        system = error if isinstance(error, OSError) else error.__context__  # zipfile hides some there
+        if isinstance(system, OSError) and system.errno != errno.EINVAL:  # EINVAL is a seek to nowhere
+            raise system from None
         what = error if isinstance(error, ValueError) else repr(error)
         raise CheckpointError(
             f"{path}: is damaged or not a checkpoint of schuss ({what}); restore it from a copy"
@@ -187,7 +188,8 @@ class _Reader(BufferedReader):
     """
 
     def read(self, size: int | None = -1, /) -> bytes:
-        return super().read(_INDEX_LIMIT if size is None or size < 0 else min(size, _INDEX_LIMIT))
+        rest = max(os.fstat(self.fileno()).st_size - self.tell(), 0)  # what is asked for is allocated, there or not
+        return super().read(min(_INDEX_LIMIT, rest, rest if size is None or size < 0 else size))
 
 
 def _write_npz(path: Path, texts: Texts, arrays: Mapping[str, Array]) -> None:
@@ -208,6 +210,8 @@ def _read_npz(path: Path, file: _Reader) -> Content:
     fetchers: Fetchers = {}
     with zipfile.ZipFile(file) as archive:
         members, directory = archive.infolist(), archive.start_dir
+    if len({member.filename for member in members}) != len(members):
+        raise ValueError("a name is there twice")
     end = 0  # of the members so far, which must tile the file: nothing overlaps, expands or hides between them
     for member in sorted(members, key=lambda member: member.header_offset):
         if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
@@ -218,8 +222,6 @@ def _read_npz(path: Path, file: _Reader) -> Content:
         start = end + 30 + sum(struct.unpack("<HH", file.read(4)))  # the lengths of the local name and extra field
         end = start + member.file_size
         name = unquote(member.filename.removesuffix(".npy"))
-        if name in texts or name in fetchers:
-            raise ValueError(f"{member.filename!r} is there twice")
         if member.filename in (_RECORD, _DIGEST):
             file.seek(start)
             texts[name] = file.read(member.file_size).decode("ascii")
@@ -258,24 +260,33 @@ def _write_safetensors(path: Path, texts: Texts, arrays: Mapping[str, Array]) ->
     for name, array in stored.items():
         if array.dtype == np.complex128:  # which the format lacks: pairs of float64
             stored[name] = array.reshape(*array.shape, 1).view(np.float64)
-    try:
+    with _system_errors(path):
         library.save_file(stored, path, texts)
-    except _library(path, "safetensors", "safetensors").SafetensorError as error:
-        if found := re.search(r"\(os error (\d+)\)", str(error)):  # the library hides the system's error in its text
-            raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
-        raise ValueError(error) from error
 
 
 def _read_safetensors(path: Path, file: _Reader) -> Content:
-    # pread: a file that shrinks under a memory map kills the process
-    tensors = _library(path, "safetensors", "safetensors").safe_open(path, "numpy", backend="pread")
+    with _system_errors(path):
+        # pread: a file that shrinks under a memory map kills the process
+        tensors = _library(path, "safetensors", "safetensors").safe_open(path, "numpy", backend="pread")
     _parse(file.read(int.from_bytes(file.read(8), "little")).decode())  # of equal keys the library takes the last
 
     def fetch(name: str) -> Bytes:
-        data: Bytes = tensors.get_tensor(name).reshape(-1).view(np.uint8)
+        with _system_errors(path):
+            data: Bytes = tensors.get_tensor(name).reshape(-1).view(np.uint8)
         return data
 
     return tensors.metadata() or {}, {name: functools.partial(fetch, name) for name in tensors.keys()}  # noqa: SIM118
+
+
+@contextlib.contextmanager
+def _system_errors(path: Path) -> Iterator[None]:
+    """Raise the system's errors as such, which the safetensors library hides in the text of its own."""
+    try:
+        yield
+    except _library(path, "safetensors", "safetensors").SafetensorError as error:
+        if found := re.search(r"\(os error (\d+)\)$", str(error)):
+            raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+        raise ValueError(error) from error
 
 
 _CONTAINERS = {".safetensors": (_write_safetensors, _read_safetensors), ".npz": (_write_npz, _read_npz)}
@@ -298,7 +309,10 @@ def _library(path: Path, name: str, extra: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(f"{path}: needs the library {extra}; pip install 'schuss[{extra}]'", name=name) from error
+        library = name.partition(".")[0]
+        raise ImportError(
+            f"{path}: needs the library {library}; pip install 'schuss[{extra}]'", name=library
+        ) from error
 
 
 def _check_array(path: Path, name: object, array: object) -> None:

@@ -1,0 +1,80 @@
+"""Every optimizer of deep learning as one compiled pass over your NumPy arrays.
+
+Each optimizer is a class of this package, imported on first use: `schuss.optimizers()` has them all.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+from schuss import _core, clipping, math, schedules
+from schuss._runtime import configure, get_num_threads, instruction_sets, set_num_threads, show_runtime, use_isa
+from schuss.checkpoint import CheckpointError
+from schuss.clipping import ClipNorm
+from schuss.optimizer import Group, Optimizer, StateError, StepInfo
+
+__version__: str = _core.__version__
+
+_PUBLIC = [
+    "CheckpointError",
+    "ClipNorm",
+    "Group",
+    "Optimizer",
+    "StateError",
+    "StepInfo",
+    "clipping",
+    "get_num_threads",
+    "instruction_sets",
+    "math",
+    "optimizers",
+    "reference",
+    "schedules",
+    "set_num_threads",
+    "show_runtime",
+    "use_isa",
+]
+
+
+def _modules() -> dict[str, str]:
+    """Return the optimizers' modules by their names without underscores, which are the classes' in lower case."""
+    folder = str(Path(__file__).with_name("optimizers"))
+    return {module.name.replace("_", ""): module.name for module in pkgutil.iter_modules([folder])}
+
+
+def _class_of(key: str) -> type[Optimizer]:
+    """Import an optimizer's class, given its name in lower case."""
+    module = importlib.import_module(f"schuss.optimizers.{_modules()[key]}")
+    return next(value for name, value in vars(module).items() if name.lower() == key and isinstance(value, type))
+
+
+def optimizers() -> dict[str, type[Optimizer]]:
+    """Return every optimizer of the package by name.
+
+    Examples
+    --------
+    >>> "Adam" in schuss.optimizers()
+    True
+    """
+    classes = [_class_of(key) for key in _modules()]
+    return {cls.__name__: cls for cls in sorted(classes, key=lambda cls: cls.__name__.lower())}
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("optimizer", "reference"):
+        return importlib.import_module(f"schuss.{name}")
+    if not name.startswith("_") and name.lower() in _modules():
+        cls = _class_of(name.lower())
+        if cls.__name__ == name:
+            globals()[name] = cls
+            return cls
+    raise AttributeError(f"module 'schuss' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*_PUBLIC, *optimizers()])
+
+
+configure()

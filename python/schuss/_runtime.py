@@ -1,0 +1,121 @@
+"""What runs: instruction set, threads, versions."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from pathlib import Path
+
+import numpy as np
+
+from schuss import _core
+
+
+def instruction_sets() -> list[str]:
+    """Return the instruction sets that this build holds and this machine runs, the baseline first.
+
+    Examples
+    --------
+    >>> len(schuss.instruction_sets()) >= 1
+    True
+    """
+    return _core.instruction_sets()
+
+
+def use_isa(name: str) -> None:
+    """Choose the instruction set of all following steps; the results are the same bits.
+
+    Parameters
+    ----------
+    name : str
+        One of `instruction_sets`.
+
+    Raises
+    ------
+    ValueError
+        If this machine does not run it.
+
+    Examples
+    --------
+    >>> schuss.use_isa(schuss.instruction_sets()[-1])
+    """
+    _core.use_isa(name)
+
+
+def set_num_threads(threads: int) -> None:
+    """Set the number of threads of every optimizer that was not given `threads=`.
+
+    Parameters
+    ----------
+    threads : int
+        At least 1. The results do not depend on it.
+
+    Examples
+    --------
+    >>> schuss.set_num_threads(schuss.get_num_threads())
+    """
+    _core.set_num_threads(checked_threads("schuss: threads", threads))
+
+
+def get_num_threads() -> int:
+    """Return the number of threads of optimizers that were not given `threads=`.
+
+    Examples
+    --------
+    >>> schuss.get_num_threads() >= 1
+    True
+    """
+    return _core.num_threads()
+
+
+def show_runtime() -> None:
+    """Print the versions, the instruction set and the threads in use.
+
+    Examples
+    --------
+    >>> schuss.show_runtime()  # doctest: +ELLIPSIS
+    schuss ...
+    """
+    sets = ", ".join(f"[{name}]" if name == _core.isa() else name for name in _core.instruction_sets())
+    print(f"schuss {_core.__version__}, NumPy {np.__version__}, Python {platform.python_version()}")
+    print(f"instruction sets: {sets}  (the one in brackets runs)")
+    print(f"threads: {_core.num_threads()} of {_available_cores()} available")
+
+
+def checked_threads(who: str, threads: object) -> int:
+    """Return a number of threads, or raise with `who` at the start of the sentence."""
+    if isinstance(threads, bool) or not isinstance(threads, int | np.integer):
+        raise TypeError(f"{who} must be an integer, got {threads!r}")
+    if not 1 <= threads <= 4096:
+        raise ValueError(f"{who} must be from 1 to 4096, got {threads}")
+    return int(threads)
+
+
+def _available_cores() -> int:
+    """Return the cores this process may use: its affinity, and the quota of its control group."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for file in ("/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us"):
+        try:
+            words = Path(file).read_text().split()
+            quota = float(words[0])
+            period = float(words[1] if len(words) > 1 else Path(file).with_name("cpu.cfs_period_us").read_text())
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+        if quota > 0 and period > 0:
+            cores = min(cores, math.ceil(quota / period))
+    return max(cores, 1)
+
+
+def configure() -> None:
+    """Set threads and instruction set from the environment, once, at import."""
+    threads = _available_cores()
+    if ours := os.environ.get("SCHUSS_NUM_THREADS"):
+        if not ours.isdecimal():
+            raise ValueError(f"schuss: SCHUSS_NUM_THREADS must be from 1 to 4096, got {ours!r}")
+        threads = checked_threads("schuss: SCHUSS_NUM_THREADS", int(ours))
+    elif (theirs := os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()).isdecimal() and int(theirs) > 0:
+        threads = min(int(theirs), 4096)  # anything else OpenMP itself ignores, too
+    _core.set_num_threads(threads)
+    if name := os.environ.get("SCHUSS_ISA"):
+        _core.use_isa(name)

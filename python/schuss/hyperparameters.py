@@ -1,0 +1,105 @@
+"""Hyper-parameters: annotated in the classes, checked against their range at every assignment, or schedules."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from schuss.optimizer import Optimizer
+
+#: A function of the number of steps already done (0 before the first step).
+Schedule: TypeAlias = Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The real numbers from `lower` to `upper`, or the truth values."""
+
+    lower: float = -math.inf
+    upper: float = math.inf
+    lower_open: bool = False
+    upper_open: bool = True
+    switch: bool = False
+
+    def __str__(self) -> str:
+        """Return the interval in mathematical notation."""
+        if self.switch:
+            return "True or False"
+        return f"{'(' if self.lower_open else '['}{self.lower:g}, {self.upper:g}{')' if self.upper_open else ']'}"
+
+    def __contains__(self, value: float) -> bool:
+        """Tell whether a number is in range; NaN never is."""
+        above = value > self.lower if self.lower_open else value >= self.lower
+        return above and (value < self.upper if self.upper_open else value <= self.upper)
+
+    def check(self, who: str, value: object) -> float | bool:
+        """Return the number as a Python float, or raise with `who` ("Adam: lr") at the start of the sentence."""
+        if self.switch:
+            if isinstance(value, bool | np.bool_):
+                return bool(value)
+            raise TypeError(f"{who} must be True or False, got {value!r}")
+        if isinstance(value, bool | np.bool_) or not isinstance(value, float | int | np.floating | np.integer):
+            raise TypeError(f"{who} must be a real number or a schedule, got {value!r}")
+        number = float(value)
+        if number not in self:
+            raise ValueError(f"{who} must be in {self}, got {number:g}")
+        return number
+
+
+#: In [0, inf).
+NonNegative: TypeAlias = Annotated[float | Schedule, Domain(0.0)]
+#: In (0, inf).
+Positive: TypeAlias = Annotated[float | Schedule, Domain(0.0, lower_open=True)]
+#: In [0, 1).
+Fraction: TypeAlias = Annotated[float | Schedule, Domain(0.0, 1.0)]
+#: In [0, 1].
+UnitInterval: TypeAlias = Annotated[float | Schedule, Domain(0.0, 1.0, upper_open=False)]
+#: True or False, chosen at construction.
+Switch: TypeAlias = Annotated[bool, Domain(switch=True)]
+
+
+class Hyperparameter:
+    """A hyper-parameter as an attribute: reading gives the optimizer's value, assignment checks and sets all groups."""
+
+    def __init__(self, owner: type, name: str, default: float | bool, domain: Domain) -> None:
+        self.owner, self.name, self.default, self.domain = owner, name, default, domain
+
+    @property
+    def doc(self) -> str:
+        """What it means: the `#:` comment beside its annotation."""
+        found = re.search(rf"^\s*{self.name}\s*:.*#:\s*(.+)$", inspect.getsource(self.owner), re.MULTILINE)
+        return found.group(1).strip() if found else ""
+
+    def check(self, optimizer: str, value: object) -> float | bool | Schedule:
+        """Return a valid value, or raise a sentence that starts with the optimizer's name."""
+        if callable(value) and not self.domain.switch:
+            return value
+        return self.domain.check(f"{optimizer}: {self.name}", value)
+
+    def at(self, optimizer: str, value: float | bool | Schedule, step: int) -> float:
+        """Return the value at a step, of a schedule as well."""
+        if not callable(value):
+            return float(value)
+        now: object = value(step)
+        if isinstance(now, bool | np.bool_) or not isinstance(now, float | int | np.floating | np.integer):
+            raise TypeError(f"{optimizer}: the schedule of {self.name} must give a real number, got {now!r} at step {step}")
+        if float(now) not in self.domain:
+            raise ValueError(
+                f"{optimizer}: the schedule of {self.name} must stay in {self.domain}, got {float(now):g} at step {step}"
+            )
+        return float(now)
+
+    def __get__(self, instance: Optimizer | None, owner: type | None = None) -> Any:
+        """Return the value that the optimizer was given, or on the class this description."""
+        return self if instance is None else instance._defaults[self.name]
+
+    def __set__(self, instance: Optimizer, value: object) -> None:
+        """Check the value and give it to every group."""
+        instance._assign(self.name, value, range(len(instance._groups)))

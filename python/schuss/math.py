@@ -1,0 +1,94 @@
+"""The words a reference is written in, besides NumPy's own: each equals the compiled word of that name bit for bit."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["dot", "one_minus_power", "row_dot", "row_total", "total"]
+
+_CHUNK = 16384  # elements whose sum is kept by itself: chunk_size in core/kernel.hpp
+_LANES = 16  # partial sums side by side: lanes in core/kernel.hpp
+
+
+def one_minus_power(beta: float, t: float) -> float:
+    """Return ``1 - beta**t`` without cancellation.
+
+    Parameters
+    ----------
+    beta : float
+        A decay in [0, 1).
+    t : float
+        A step count, at least 1.
+
+    Examples
+    --------
+    >>> one_minus_power(0.5, 2)
+    0.75
+    """
+    return -math.expm1(t * math.log(beta)) if beta > 0 else 1.0
+
+
+def _sums(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum each row of a matrix in lanes and chunks, in the order of the compiled sweeps."""
+    result = np.zeros(len(rows))
+    for first in range(0, rows.shape[1], _CHUNK):
+        chunk = rows[:, first : first + _CHUNK]
+        if missing := -chunk.shape[1] % _LANES:
+            chunk = np.pad(chunk, ((0, 0), (0, missing)))
+        lanes = np.add.reduce(chunk.reshape(len(rows), -1, _LANES), axis=1, initial=0.0)
+        while lanes.shape[1] > 1:
+            half = lanes.shape[1] // 2
+            lanes = lanes[:, :half] + lanes[:, half:]
+        result += lanes[:, 0]
+    return result
+
+
+def total(a: NDArray[Any]) -> float:
+    """Return the sum of all elements, in float64, the same for every instruction set and number of threads.
+
+    Elements are added in 16 lanes (element ``i`` to lane ``i % 16``) within chunks of 16,384, lanes by halves, chunks one
+    after the other.
+
+    Examples
+    --------
+    >>> total(np.arange(5.0))
+    10.0
+    """
+    return float(_sums(np.asarray(a, np.float64).reshape(1, -1))[0])
+
+
+def dot(a: NDArray[Any], b: NDArray[Any]) -> float:
+    """Return the sum of ``a * b``, multiplied and added in float64 (see `total`).
+
+    Examples
+    --------
+    >>> dot(np.float32([1, 2]), np.float32([3, 4]))
+    11.0
+    """
+    return total(np.multiply(a, b, dtype=np.float64))
+
+
+def row_total(a: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the sums over all but the first axis; each element of a vector is a row.
+
+    Examples
+    --------
+    >>> row_total(np.ones((2, 3)))
+    array([3., 3.])
+    """
+    return _sums(np.asarray(a, np.float64).reshape(len(a), -1) if a.ndim else np.asarray(a, np.float64).reshape(1, 1))
+
+
+def row_dot(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the sums of ``a * b`` over all but the first axis (see `row_total`).
+
+    Examples
+    --------
+    >>> row_dot(np.ones((2, 3)), np.ones((2, 3)))
+    array([3., 3.])
+    """
+    return row_total(np.multiply(a, b, dtype=np.float64))

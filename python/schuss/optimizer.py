@@ -1,0 +1,826 @@
+"""The base class of every optimizer: hyper-parameters, state, the step, checkpoints."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import functools
+import inspect
+import os
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, dataclass_transform
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from schuss import _core, memory, trees
+from schuss._runtime import checked_threads
+from schuss.clipping import ClipNorm
+from schuss.hyperparameters import Domain, Hyperparameter, NonNegative, Schedule
+
+_POLICIES = ("propagate", "raise", "skip")
+
+#: Spellings of other libraries, and what to write here.
+_FOREIGN = {
+    "betas": "pass beta1= and beta2=",
+    "weight_decay": "use l2= for a regularised loss, or an optimizer with decoupled decay such as AdamW",
+    "learning_rate": "pass lr=",
+    "stepsize": "pass lr=",
+    "epsilon": "pass eps=",
+    "amsgrad": "use AMSGrad",
+    "clipnorm": "pass clip=schuss.ClipNorm(...)",
+}
+
+
+class StateError(ValueError):
+    """A state dict that does not fit the optimizer; nothing was changed."""
+
+
+class Group:
+    """Parameters with hyper-parameters of their own.
+
+    Parameters
+    ----------
+    params : tree of arrays
+        As for an optimizer.
+    **hyperparameters
+        Values or schedules that replace those of the optimizer for these parameters.
+
+    Examples
+    --------
+    >>> weights, biases = np.ones((3, 2)), np.ones(2)
+    >>> opt = schuss.AdamW([schuss.Group(weights, weight_decay=0.1), schuss.Group(biases, weight_decay=0.0)], lr=1e-3)
+    >>> opt.step([np.ones((3, 2)), np.ones(2)])
+    """
+
+    def __init__(self, params: trees.Tree, **hyperparameters: float | Schedule) -> None:
+        self.params = params
+        self.hyperparameters = hyperparameters
+
+    def __repr__(self) -> str:
+        """Show what the group overrides."""
+        return f"Group({', '.join(['...', *(f'{k}={v!r}' for k, v in self.hyperparameters.items())])})"
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What the last step did.
+
+    Attributes
+    ----------
+    step : int
+        Steps done before it.
+    hyperparameters : tuple of dict
+        The values it used, schedules evaluated, for each group.
+    norm : float or None
+        The global norm of the gradients before clipping, where a clip or a `nonfinite` policy read them.
+    clip : float
+        What the gradients were multiplied with.
+    skipped : bool
+        True if a non-finite gradient made `nonfinite="skip"` leave everything as it was.
+    """
+
+    step: int
+    hyperparameters: tuple[dict[str, float], ...]
+    norm: float | None
+    clip: float
+    skipped: bool
+
+    @property
+    def lr(self) -> float:
+        """The step size of the first group."""
+        return self.hyperparameters[0]["lr"]
+
+
+def _option(*, default: Any, kw_only: bool = True) -> Any:
+    """Declare an option of every optimizer for type checkers."""
+    return default
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(_option,))
+class _Typed:
+    """Tells type checkers that the annotated attributes of subclasses are the arguments of their constructors."""
+
+
+class Optimizer(_Typed):
+    """Base class of the optimizers.
+
+    A subclass names its compiled rule, annotates its hyper-parameters and writes the rule once more in NumPy as
+    `reference`; everything else is here. Every optimizer takes, besides the hyper-parameters of its own:
+
+    Parameters
+    ----------
+    params : array, or nesting of lists, tuples and dicts of arrays, or list of Group
+        Updated in place. Float64, float32, float16, bfloat16, complex128 or complex64; C- or F-contiguous, writeable, not
+        overlapping one another. Complex numbers are stepped as pairs of reals.
+    l2, l1 : float or schedule
+        Weights of the penalties ``l2/2 * sum(p**2)`` and ``l1 * sum(abs(p))`` on the loss: ``l2 * p + l1 * sign(p)`` is
+        added to the gradient. In [0, inf).
+    maximize : bool
+        Ascend instead of descending.
+    clip : ClipNorm, optional
+        Bound of the gradients' global norm.
+    bounds : (float, float), optional
+        A box ``[lower, upper]`` that parameters are projected on after every step.
+    nonfinite : {"propagate", "raise", "skip"}, optional
+        What a NaN or infinity in any gradient does: step with it, raise FloatingPointError, or leave everything as it is
+        and say so in `last`. "raise" where `clip` is given, else "propagate".
+    state_dtype : dtype, optional
+        Of the state arrays; "bfloat16" and "float16" halve them. The dtype that the step computes in by default: float64
+        for float64 and complex128 parameters, else float32.
+    dtype : "bfloat16", optional
+        Declares that uint16 arrays hold the bits of bfloat16 numbers.
+    threads : int, optional
+        The number of threads; the results are the same bits for any. See `set_num_threads`.
+    flush_subnormals : bool
+        Treat subnormal numbers as zero during the step: faster where many occur, and not equal to the reference then.
+    """
+
+    rule: ClassVar[str]
+    kind: ClassVar[str]
+    exact: ClassVar[bool] = True
+    hyperparameters: ClassVar[dict[str, Hyperparameter]] = {}
+    #: Hyper-parameters that groups may override although the sums of the rule run over all tensors.
+    per_group: ClassVar[frozenset[str]] = frozenset({"weight_decay", "l2", "l1"})
+
+    if TYPE_CHECKING:
+        params: Any = _option(default=None, kw_only=False)
+    l2: NonNegative = _option(default=0.0)
+    l1: NonNegative = _option(default=0.0)
+    maximize: bool = _option(default=False)
+    clip: ClipNorm | None = _option(default=None)
+    bounds: tuple[float, float] | None = _option(default=None)
+    nonfinite: Literal["propagate", "raise", "skip"] | None = _option(default=None)
+    state_dtype: DTypeLike | None = _option(default=None)
+    dtype: Literal["bfloat16"] | None = _option(default=None)
+    threads: int | None = _option(default=None)
+    flush_subnormals: bool = _option(default=False)
+
+    # ---- declaration -----------------------------------------------------------------------------------------------
+
+    def __init_subclass__(cls, rule: str | None = None, **kwargs: Any) -> None:
+        """Tie the class to its rule and turn its annotations into checked attributes."""
+        super().__init_subclass__(**kwargs)
+        if rule is not None:
+            cls.rule = rule
+            cls.kind = next(iter(cls._compiled()["kernels"].values()))["kind"]
+        found = {}
+        for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+            domain = next((each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Domain)), None)
+            if domain is not None and name not in cls.hyperparameters:
+                default = cls.__dict__.get(name, getattr(Optimizer, name, None))
+                assert default is not None, f"{cls.__name__}.{name} needs a default"
+                found[name] = Hyperparameter(cls, name, default, domain)
+                setattr(cls, name, found[name])
+        # The rule's own first, then what every optimizer takes.
+        common = Optimizer.__annotations__
+        declared = cls.hyperparameters | found
+        cls.hyperparameters = dict(sorted(declared.items(), key=lambda item: item[0] in common))
+        arguments = [inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+        options = {name: getattr(Optimizer, name, None) for name in _OPTIONS}
+        for name, default in ({n: h.default for n, h in cls.hyperparameters.items()} | options).items():
+            arguments.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default))
+        cls.__signature__ = inspect.Signature(arguments)  # type: ignore[attr-defined]
+
+    @classmethod
+    def _compiled(cls) -> dict[str, Any]:
+        """Return what the compiled rule declares."""
+        return typing.cast(dict[str, Any], _rules()[cls.rule])
+
+    def _kernel(self) -> dict[str, Any]:
+        """Return what the rule declares under this optimizer's construction flags."""
+        return typing.cast(dict[str, Any], self._compiled()["kernels"][self._flags])
+
+    @staticmethod
+    def reference(p: NDArray[Any], g: NDArray[Any], *args: Any, **kwargs: Any) -> Any:
+        """Step one tensor in NumPy: the formula that the compiled rule equals bit for bit."""
+        raise NotImplementedError
+
+    def initial(self, slot: str, parameter: NDArray[Any] | None, values: Mapping[str, float]) -> float | NDArray[Any]:
+        """Return what a slot holds before the first step (zero, unless a class says otherwise).
+
+        Parameters
+        ----------
+        slot : str
+            The slot's name.
+        parameter : array, or None for a slot of the optimizer as a whole
+            Not to be changed.
+        values : dict
+            The hyper-parameters of the parameter's group at step 0.
+        """
+        return 0.0
+
+    # ---- construction ----------------------------------------------------------------------------------------------
+
+    def __init__(self, params: trees.Tree | Sequence[Group], **arguments: Any) -> None:
+        name = type(self).__name__
+        options = {key: arguments.pop(key, getattr(Optimizer, key)) for key in _OPTIONS}
+        for key in arguments:
+            self._require_known(key)
+        self._defaults: dict[str, Any] = {
+            key: each.check(name, arguments.get(key, each.default)) for key, each in self.hyperparameters.items()
+        }
+        self._set_options(**options)
+        self._flags = 0
+        self._groups: list[dict[str, Any]] = []
+        self._bind(params)
+        self._last: StepInfo | None = None
+
+    def _require_known(self, key: str) -> None:
+        """Refuse an argument that is none, with a hint."""
+        name = type(self).__name__
+        known = [*self.hyperparameters, *_OPTIONS]
+        if key in known:
+            return
+        close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+        hint = _FOREIGN.get(key) or (f"did you mean {close[0]}?" if close else f"it takes {', '.join(known)}")
+        raise TypeError(f"{name}: {key} is not an argument of {name}; {hint}")
+
+    def _set_options(self, **options: Any) -> None:
+        """Check and keep the options that no rule knows."""
+        name = type(self).__name__
+        for key in ("maximize", "flush_subnormals"):
+            if not isinstance(options[key], bool):
+                raise TypeError(f"{name}: {key} must be True or False, got {options[key]!r}")
+        if options["clip"] is not None and not isinstance(options["clip"], ClipNorm):
+            raise TypeError(f"{name}: clip must be a ClipNorm or None, got {options['clip']!r}")
+        if options["nonfinite"] is not None and options["nonfinite"] not in _POLICIES:
+            raise ValueError(f"{name}: nonfinite must be one of {', '.join(_POLICIES)}, got {options['nonfinite']!r}")
+        if options["dtype"] not in (None, "bfloat16"):
+            raise ValueError(f'{name}: dtype must be "bfloat16" or None, got {options["dtype"]!r}')
+        if options["threads"] is not None:
+            options["threads"] = checked_threads(f"{name}: threads", options["threads"])
+        if options["bounds"] is not None:
+            options["bounds"] = self._checked_bounds(options["bounds"])
+        self._state_dtype = self._checked_state_dtype(options["state_dtype"], options["dtype"])
+        for key, value in options.items():
+            setattr(self, key, value)
+
+    def _checked_bounds(self, bounds: Any) -> tuple[float, float]:
+        """Return a box as two floats."""
+        name, real = type(self).__name__, Domain(upper_open=False)
+        if not isinstance(bounds, tuple | list) or len(bounds) != 2:
+            raise TypeError(f"{name}: bounds must be a pair (lower, upper), got {bounds!r}")
+        lower, upper = (float(real.check(f"{name}: bounds[{i}]", bound)) for i, bound in enumerate(bounds))
+        if not lower <= upper:
+            raise ValueError(f"{name}: bounds must be a pair with lower <= upper, got ({lower:g}, {upper:g})")
+        return lower, upper
+
+    def _checked_state_dtype(self, wanted: DTypeLike | None, declared: str | None) -> np.dtype[Any] | None:
+        """Return the dtype of state arrays, or None for the compute type."""
+        if wanted is None:
+            return None
+        who = f"{type(self).__name__}: state_dtype"
+        if wanted == "bfloat16":
+            return memory.BFLOAT16_BITS if declared == "bfloat16" else memory.bfloat16_dtype(who)
+        try:
+            dtype = np.dtype(wanted)
+        except TypeError:
+            raise TypeError(f"{who} must be a dtype or None, got {wanted!r}") from None
+        if not (dtype in (np.float64, np.float32, np.float16) or memory.is_bfloat16(dtype)):
+            raise TypeError(f"{who} must be float64, float32, float16 or bfloat16, got {dtype}")
+        return dtype
+
+    def _bind(self, params: Any) -> None:
+        """Take parameters for the first time: groups, flags, state."""
+        groups = self._as_groups(params)
+        values = [self._group_values(group) for group in groups]
+        self._grouped = isinstance(params, list | tuple) and bool(groups) and params[0] is groups[0]
+        self._tree = [group.params for group in groups] if self._grouped else params
+        self._flags = self._flags_of(values)
+        self._groups = values
+        self._group_of = [k for k, group in enumerate(groups) for _ in trees.leaves(group.params)]
+        self._set_leaves()
+        self._counts = np.zeros(len(self._leaves) + 1, np.int64)
+        self._allocate_state()
+        self._make_plan()
+
+    def _as_groups(self, params: Any) -> list[Group]:
+        """Return the groups that were passed, or the one that all parameters form."""
+        name = type(self).__name__
+        if isinstance(params, Group):
+            params = [params]
+        listed = isinstance(params, list | tuple)
+        groups = [each for each in params if isinstance(each, Group)] if listed else []
+        if groups and len(groups) != len(params):
+            raise TypeError(f"{name}: params mixes groups and arrays; put every array into a Group")
+        if not groups:
+            groups = [Group(params)]
+        for k, group in enumerate(groups):
+            if next(trees.leaves(group.params), None) is None:
+                where = f"params[{k}]" if len(groups) > 1 else "params"
+                raise ValueError(f"{name}: {where} holds no array; pass at least one")
+        return groups
+
+    def _group_values(self, group: Group) -> dict[str, Any]:
+        """Return a group's checked hyper-parameters."""
+        name = type(self).__name__
+        for key in group.hyperparameters:
+            if key in _OPTIONS:
+                raise TypeError(f"{name}: {key} belongs to the optimizer as a whole; pass it to {name}, not to a Group")
+            self._require_known(key)
+            if self.hyperparameters[key].domain.switch or (self.kind == "global" and key not in self.per_group):
+                raise TypeError(f"{name}: {key} is one for all groups; pass it to {name}, not to a Group")
+        return {
+            key: each.check(name, group.hyperparameters.get(key, self._defaults[key]))
+            for key, each in self.hyperparameters.items()
+        }
+
+    def _flags_of(self, groups: Sequence[Mapping[str, Any]]) -> int:
+        """Return the construction flags: which hyper-parameters are on in any group."""
+        flags = sum(
+            1 << bit for bit, flag in enumerate(self._compiled()["flags"]) if any(bool(values[flag]) for values in groups)
+        )
+        if flags not in self._compiled()["kernels"]:
+            raise ValueError(f"{type(self).__name__}: {self.senseless(**groups[0])}")
+        return flags
+
+    @classmethod
+    def senseless(cls, **values: Any) -> str:
+        """Say why the rule has no kernel for these construction flags."""
+        return "these options exclude one another"
+
+    def _set_leaves(self) -> None:
+        """Flatten the parameters' tree."""
+        self._paths = [path for path, _ in trees.leaves(self._tree)]
+        self._leaves: list[Any] = [leaf for _, leaf in trees.leaves(self._tree)]
+
+    def _allocate_state(self) -> None:
+        """Make the slots of the rule and fill them with what they hold before the first step."""
+        kernel = self._kernel()
+        self._element_slots: list[str | None] = kernel["state"]
+        self._scalar_slots: list[str] = kernel["scalars"]
+        arrays = [leaf for leaf in self._leaves if isinstance(leaf, np.ndarray)]
+        if len(arrays) < len(self._leaves):  # the plan has the sentence for what is no array
+            arrays = [np.zeros(0) for _ in self._leaves]
+        present = [slot for slot in self._element_slots if slot is not None]
+        allocated = dict(zip(present, memory.allocate(arrays, len(present), self._state_dtype), strict=True))
+        self._slots: list[list[Any]] = [
+            [None] * len(arrays) if slot is None else allocated[slot] for slot in self._element_slots
+        ]
+        scope = kernel["scope"]
+        units = [(len(a) if a.ndim else 1) if scope == "row" else 1 for a in arrays]
+        self._first_unit = [0] * len(arrays) if scope == "all" else list(np.cumsum([0, *units[:-1]]))
+        self._units = units
+        self._scalars = np.zeros((1 if scope == "all" else sum(units), len(self._scalar_slots)))
+        self._fill(arrays)
+
+    def _fill(self, arrays: Sequence[NDArray[Any]]) -> None:
+        """Write what slots hold before the first step, where that is not zero."""
+        values = self._values_at(0)
+        for i, array in enumerate(arrays):
+            for name, slot in self._named_slots(i):
+                start = self.initial(name, self._readable(array), values[self._group_of[i]])
+                if isinstance(start, np.ndarray) or start != 0:
+                    self._write(slot, start)
+        for j, name in enumerate(self._scalar_slots):
+            per_tensor = [None] if self._kernel()["scope"] == "all" else arrays
+            for i, each in enumerate(per_tensor):
+                first = self._first_unit[i]
+                group = 0 if each is None else self._group_of[i]
+                self._scalars[first : first + self._units[i], j] = self.initial(name, each, values[group])
+
+    def _named_slots(self, tensor: int) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Yield the names and arrays of a tensor's element slots."""
+        for name, slot in zip(self._element_slots, self._slots, strict=True):
+            if name is not None:
+                yield name, slot[tensor]
+
+    def _readable(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return an array as numbers, where it may hold the bits of bfloat16."""
+        from schuss.reference import widened
+
+        return widened(array) if array.dtype == memory.BFLOAT16_BITS else array
+
+    def _write(self, array: NDArray[Any], values: float | NDArray[Any]) -> None:
+        """Write numbers into an array, which may hold the bits of bfloat16."""
+        from schuss.reference import rounded
+
+        if array.dtype == memory.BFLOAT16_BITS:
+            array[...] = rounded(np.broadcast_to(np.asarray(values, np.float32), array.shape), array.dtype)
+        else:
+            array[...] = values
+
+    def _make_plan(self) -> None:
+        """Compile parameters, state and options into the plan that steps them."""
+        self._plan = _core.Plan(
+            type(self).__name__,
+            self._compiled()["index"],
+            self._flags,
+            trees.structure(self._tree),
+            self._paths,
+            self._leaves,
+            self._group_of,
+            len(self._groups),
+            self._slots,
+            self._scalars,
+            self._counts,
+            self.dtype == "bfloat16",
+        )
+        self._plan.set_options(
+            -1.0 if self.maximize else 1.0,
+            -1.0 if self.clip is None else float(self.clip.max_norm),
+            self.bounds,
+            _POLICIES.index(self._policy),
+            self.flush_subnormals,
+            self.threads or 0,
+        )
+        self._push_hyperparameters(self._values_at(0) if not self._counts[-1] else self._values_at(self.t))
+
+    @property
+    def _policy(self) -> str:
+        return self.nonfinite or ("raise" if self.clip is not None else "propagate")
+
+    # ---- hyper-parameters --------------------------------------------------------------------------------------------
+
+    def _values_at(self, step: int) -> list[dict[str, float]]:
+        """Return every group's hyper-parameters at a step, schedules evaluated and checked."""
+        name = type(self).__name__
+        return [
+            {key: each.at(name, group[key], step) for key, each in self.hyperparameters.items()}
+            for group in self._groups
+        ]
+
+    def _push_hyperparameters(self, values: Sequence[Mapping[str, float]]) -> None:
+        """Hand values to the plan, in the rule's order."""
+        names = [*self._kernel()["hyper"], "l2", "l1"]
+        for k, group in enumerate(values):
+            self._plan.set_hyper(k, [group[key] for key in names])
+        self._scheduled = any(callable(value) for group in self._groups for value in group.values())
+
+    def _assign(self, key: str, value: object, groups: Iterable[int]) -> None:
+        """Check a hyper-parameter and give it to groups."""
+        self._plan.check_idle()
+        checked = self.hyperparameters[key].check(type(self).__name__, value)
+        chosen = list(groups)
+        changed = [group | {key: checked} if k in chosen else group for k, group in enumerate(self._groups)]
+        if key in self._compiled()["flags"] and self._flags | self._flags_of(changed) != self._flags:
+            raise ValueError(
+                f"{type(self).__name__}: {key} was off when the optimizer was made, which therefore keeps no state for it; "
+                "make a new optimizer"
+            )
+        if self.hyperparameters[key].domain.switch:
+            raise ValueError(f"{type(self).__name__}: {key} is chosen at construction; make a new optimizer")
+        before, self._groups = self._groups, changed
+        try:
+            values = self._values_at(self.t)
+        except BaseException:
+            self._groups = before
+            raise
+        if len(chosen) == len(self._groups):
+            self._defaults[key] = checked
+        self._push_hyperparameters(values)
+
+    @property
+    def groups(self) -> tuple[GroupView, ...]:
+        """The groups' hyper-parameters: mappings in which single values may be set."""
+        return tuple(GroupView(self, k) for k in range(len(self._groups)))
+
+    # ---- the step ----------------------------------------------------------------------------------------------------
+
+    def step(self, grads: Any, **inputs: Any) -> None:
+        """Update the parameters in place.
+
+        Parameters
+        ----------
+        grads : array, or nesting of arrays as in `params`
+            Of the parameters' shapes and any floating dtype and memory layout; read only. None in place of an array
+            leaves that tensor, its state and its own step count as they are.
+        **inputs
+            Further trees of arrays, for the rules that ask for them.
+
+        Raises
+        ------
+        TypeError, ValueError, BufferError
+            If gradients, parameters or schedules cannot be used; nothing was changed.
+        FloatingPointError
+            If a gradient is not finite and the policy is "raise"; nothing was changed.
+        RuntimeError
+            If another thread is inside this optimizer.
+        """
+        if self._scheduled:
+            self._push_hyperparameters(self._values_at(self.t))
+        status = self._plan.step(grads, self._ordered(inputs) if inputs or self._takes_inputs else ())
+        if status == 2:
+            self._raise_nonfinite(grads)
+
+    @functools.cached_property
+    def _takes_inputs(self) -> bool:
+        return bool(self._kernel()["inputs"])
+
+    def _ordered(self, inputs: dict[str, Any]) -> tuple[Any, ...]:
+        """Return the inputs in the rule's order."""
+        wanted = self._kernel()["inputs"]
+        name = type(self).__name__
+        for key in inputs:
+            if key not in wanted:
+                takes = f"it takes {', '.join(wanted)}" if wanted else "it takes the gradients alone"
+                raise TypeError(f"{name}: {key} is not an input of its step; {takes}")
+        for key in wanted:
+            if key not in inputs:
+                raise TypeError(f"{name}: step needs {key}; pass step(grads, {key}=...)")
+        return tuple(inputs[key] for key in wanted)
+
+    def _raise_nonfinite(self, grads: Any) -> None:
+        """Name the first number that is not finite."""
+        tensor = self._plan.outcome()["nonfinite_tensor"]
+        gradient = list(trees.matching_leaves(grads, self._tree))[tensor]
+        values = self._readable(np.asarray(gradient))
+        bad = np.argwhere(~np.isfinite(values))[0]
+        where = f" at index {tuple(int(i) for i in bad)}" if len(bad) else ""
+        raise FloatingPointError(
+            f"{type(self).__name__}: grads{self._paths[tensor]} holds {values[tuple(bad)]}{where}; nothing was changed"
+        )
+
+    @property
+    def t(self) -> int:
+        """The number of steps done."""
+        return int(self._counts[-1])
+
+    @property
+    def counts(self) -> Any:
+        """The number of steps of each tensor, in the parameters' tree."""
+        return self._like_params([int(count) for count in self._counts[:-1]])
+
+    @property
+    def last(self) -> StepInfo | None:
+        """What the last step did; None before the first."""
+        outcome = self._plan.outcome()
+        if self.t == 0 and not outcome["skipped"]:
+            return None
+        step = self.t if outcome["skipped"] else self.t - 1
+        return StepInfo(
+            step,
+            tuple(self._values_at(step)),
+            outcome["norm"] if outcome["measured"] else None,
+            outcome["clip"],
+            outcome["skipped"],
+        )
+
+    # ---- parameters and state ----------------------------------------------------------------------------------------
+
+    if not TYPE_CHECKING:  # for type checkers it is the constructor's first argument
+
+        @property
+        def params(self) -> Any:
+            """The caller's arrays, in the caller's nesting."""
+            return self._tree
+
+    def _like_params(self, values: Iterable[Any]) -> Any:
+        """Arrange one value per tensor in the parameters' nesting."""
+        return trees.rebuild(self._tree, iter(values))
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The live state: slot name -> arrays in the parameters' nesting (one array for a slot of the optimizer)."""
+        slots = {
+            name: self._like_params(arrays)
+            for name, arrays in zip(self._element_slots, self._slots, strict=True)
+            if name is not None
+        }
+        return slots | {name: self._scalar_state(j) for j, name in enumerate(self._scalar_slots)}
+
+    def _scalar_state(self, j: int) -> Any:
+        """Return the live values of a slot that has one value per row, tensor or optimizer."""
+        scope = self._kernel()["scope"]
+        if scope == "all":
+            return self._scalars[0, j : j + 1].reshape(())
+        if scope == "tensor":
+            return self._like_params(self._scalars[u, j : j + 1].reshape(()) for u in self._first_unit)
+        return self._like_params(
+            self._scalars[u : u + n, j] for u, n in zip(self._first_unit, self._units, strict=True)
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of state."""
+        return sum(slot.nbytes for i in range(len(self._leaves)) for _, slot in self._named_slots(i)) + self._scalars.nbytes
+
+    def reset(self) -> None:
+        """Forget everything learnt: state and step counts are as new, parameters and hyper-parameters stay."""
+        self._plan.check_idle()
+        for i in range(len(self._leaves)):
+            for _, slot in self._named_slots(i):
+                slot[...] = 0
+        self._scalars[...] = 0
+        self._counts[...] = 0
+        self._fill(self._leaves)
+        self._push_hyperparameters(self._values_at(0))
+
+    def rebind(self, params: trees.Tree) -> None:
+        """Step other arrays of the same nesting, shapes and dtypes from now on, with the same state.
+
+        Parameters
+        ----------
+        params : tree of arrays
+            For an optimizer with groups, the list of the groups' trees.
+        """
+        name = type(self).__name__
+        self._plan.check_idle()
+        if trees.structure(params) != trees.structure(self._tree):
+            raise ValueError(f"{name}: params must have the nesting they had; make a new optimizer for another one")
+        before = self._tree, self._leaves, self._plan
+        for path, new, old in zip(self._paths, [x for _, x in trees.leaves(params)], self._leaves, strict=True):
+            if not isinstance(new, np.ndarray) or (new.shape, new.dtype) != (old.shape, old.dtype):
+                got = f"{new.dtype} {new.shape}" if isinstance(new, np.ndarray) else type(new).__name__
+                raise ValueError(f"{name}: params{path} was {old.dtype} {old.shape}, got {got}; pass the same kind of array")
+            if memory.is_fortran(new) != memory.is_fortran(old):
+                raise ValueError(f"{name}: params{path} has another memory order than before; pass it in the same order")
+        try:
+            self._tree, self._leaves = params, [leaf for _, leaf in trees.leaves(params)]
+            self._make_plan()
+        except BaseException:
+            self._tree, self._leaves, self._plan = before
+            raise
+
+    def add(self, group: Group) -> None:
+        """Add a group of parameters, with fresh state; the others keep theirs.
+
+        Parameters
+        ----------
+        group : Group
+            From now on the last entry of the list of gradients. The optimizer must have been made from groups.
+        """
+        name = type(self).__name__
+        self._plan.check_idle()
+        if not self._grouped:
+            raise ValueError(f"{name}: it was made without groups; make it from a list of Group to add further ones")
+        if not isinstance(group, Group):
+            raise TypeError(f"{name}: add takes a Group, got {type(group).__name__}")
+        before = {key: value for key, value in vars(self).items() if key != "_defaults"}
+        try:
+            old_slots, old_scalars, old_counts = self._slots, self._scalars, self._counts
+            (added,) = self._as_groups([group])
+            groups = [*self._groups, self._group_values(added)]
+            if self._flags | self._flags_of(groups) != self._flags:
+                raise ValueError(
+                    f"{name}: the group turns on an option that was off when the optimizer was made; make a new optimizer"
+                )
+            self._tree = [*self._tree, added.params]
+            self._groups = groups
+            old_count = len(self._leaves)
+            self._group_of = self._group_of + [len(groups) - 1 for _ in trees.leaves(added.params)]
+            self._set_leaves()
+            self._counts = np.zeros(len(self._leaves) + 1, np.int64)
+            self._counts[:old_count], self._counts[-1] = old_counts[:-1], old_counts[-1]
+            self._allocate_state()
+            for new, old in zip(self._slots, old_slots, strict=True):
+                for i in range(old_count):
+                    if old[i] is not None:
+                        new[i][...] = old[i]
+            self._scalars[: len(old_scalars)] = old_scalars
+            self._make_plan()
+        except BaseException:
+            vars(self).update(before)
+            raise
+
+    def check(self, grads: Any, **inputs: Any) -> Any:
+        """Step copies with the kernel and with the reference, and compare; the optimizer itself is left alone.
+
+        Parameters
+        ----------
+        grads, **inputs
+            As for `step`.
+
+        Returns
+        -------
+        CheckReport
+            True where both agree bit for bit; prints where they part.
+        """
+        from schuss.reference import check
+
+        return check(self, grads, inputs)
+
+    # ---- checkpoints -------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a copy of all state: arrays by slot and tensor, step counts, hyper-parameters (None for a schedule)."""
+        from schuss.state import state_dict
+
+        return state_dict(self)
+
+    def load_state_dict(self, state: Mapping[str, Any], *, cast: bool = False) -> None:
+        """Take over a state dict of an optimizer of the same class over parameters of the same names and shapes.
+
+        Parameters
+        ----------
+        state : dict
+            From `state_dict`. Copied: later changes of it do not act. Hyper-parameters that were schedules stay as they
+            are here.
+        cast : bool
+            Convert state arrays of other dtypes instead of refusing them.
+
+        Raises
+        ------
+        StateError
+            If it does not fit; nothing was changed.
+        """
+        from schuss.state import load_state_dict
+
+        load_state_dict(self, state, cast=cast)
+
+    def save(self, path: str | os.PathLike[str], *, params: bool = False) -> None:
+        """Write a checkpoint, atomically: to a temporary file, flushed to disk, then renamed.
+
+        Parameters
+        ----------
+        path : path
+            Ends in ``.npz``, or in ``.safetensors`` (needs the extra of that name).
+        params : bool
+            Write the parameters as well.
+        """
+        from schuss.state import save
+
+        save(self, path, params=params)
+
+    def load(self, path: str | os.PathLike[str], *, cast: bool = False) -> None:
+        """Read a checkpoint of `save`; parameters too, in place, if the file holds them.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is damaged; nothing was changed.
+        StateError
+            If it does not fit this optimizer; nothing was changed.
+        """
+        from schuss.state import load
+
+        load(self, path, cast=cast)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what pickle and copy keep: parameters, hyper-parameters, options, state."""
+        return {
+            "params": self._tree,
+            "grouped": self._grouped,
+            "groups": self._groups,
+            "defaults": self._defaults,
+            "options": {key: getattr(self, key) for key in _OPTIONS},
+            "flags": self._flags,
+            "state": self.state_dict(),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Make the optimizer over the parameters that came along."""
+        params, groups = state["params"], state["groups"]
+        trees_of_groups = params if state["grouped"] else [params]
+        members = [Group(tree) for tree in trees_of_groups]
+        self.__init__(members if state["grouped"] else params, **state["defaults"], **state["options"])  # type: ignore[misc]
+        self._groups = [dict(group) for group in groups]
+        if self._flags != state["flags"]:
+            self._flags = state["flags"]
+            self._allocate_state()
+        self._make_plan()
+        self.load_state_dict(state["state"])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
+        """Copy the optimizer with its parameters and state."""
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        state = self.__getstate__()
+        state["params"] = trees.map_leaves(lambda leaf: leaf.copy(order="A"), state["params"])
+        state["groups"], state["defaults"] = copy.deepcopy((state["groups"], state["defaults"]), memo)
+        twin.__setstate__(state)
+        return twin
+
+    def __repr__(self) -> str:
+        """Show the hyper-parameters."""
+        shown = ", ".join(f"{key}={self._defaults[key]!r}" for key in self.hyperparameters)
+        return f"{type(self).__name__}({shown}; {len(self._leaves)} tensors, t={self.t})"
+
+
+class GroupView(Mapping[str, Any]):
+    """The hyper-parameters of one group; single values may be set."""
+
+    def __init__(self, optimizer: Optimizer, index: int) -> None:
+        self._optimizer, self._index = optimizer, index
+
+    def __getitem__(self, key: str) -> Any:
+        return self._optimizer._groups[self._index][key]
+
+    def __setitem__(self, key: str, value: object) -> None:
+        self._optimizer._require_known(key)
+        if key not in self._optimizer.hyperparameters:
+            raise TypeError(f"{type(self._optimizer).__name__}: {key} belongs to the optimizer as a whole")
+        self._optimizer._assign(key, value, [self._index])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._optimizer.hyperparameters)
+
+    def __len__(self) -> int:
+        return len(self._optimizer.hyperparameters)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+#: What every optimizer takes and no rule knows, and which is no hyper-parameter.
+_OPTIONS = ("maximize", "clip", "bounds", "nonfinite", "state_dtype", "dtype", "threads", "flush_subnormals")
+
+
+@functools.cache
+def _rules() -> dict[str, Any]:
+    """Return what the compiled rules declare."""
+    return _core.rules()
+

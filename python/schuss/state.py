@@ -1,0 +1,225 @@
+"""State dicts and checkpoints of optimizers: what is in them, and what is checked before anything is touched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schuss import _core, checkpoint
+from schuss.optimizer import StateError
+
+if TYPE_CHECKING:
+    from schuss.optimizer import Optimizer
+
+FORMAT = 1
+
+
+def state_dict(optimizer: Optimizer) -> dict[str, Any]:
+    """Return a copy of an optimizer's state."""
+    optimizer._plan.check_idle()
+    return {
+        "format": FORMAT,
+        "schuss": _core.__version__,
+        "optimizer": type(optimizer).__name__,
+        "t": optimizer.t,
+        "counts": [int(count) for count in optimizer._counts[:-1]],
+        "names": list(optimizer._paths),
+        "groups": [{k: None if callable(v) else v for k, v in group.items()} for group in optimizer._groups],
+        "slots": {
+            name: [array.copy(order="A") for array in arrays]
+            for name, arrays in zip(optimizer._element_slots, optimizer._slots, strict=True)
+            if name is not None
+        },
+        "scalars": {name: optimizer._scalars[:, j].copy() for j, name in enumerate(optimizer._scalar_slots)},
+    }
+
+
+def load_state_dict(optimizer: Optimizer, state: Mapping[str, Any], *, cast: bool = False) -> None:
+    """Check a state dict against an optimizer, then take it over."""
+    optimizer._plan.check_idle()
+    _Loader(optimizer, state, cast).load()
+
+
+class _Loader:
+    """One load: everything is checked and converted before the first byte is written."""
+
+    def __init__(self, optimizer: Optimizer, state: Mapping[str, Any], cast: bool) -> None:
+        self.optimizer, self.state, self.cast = optimizer, state, cast
+        self.name = type(optimizer).__name__
+
+    def fail(self, sentence: str) -> StateError:
+        return StateError(f"{self.name}: {sentence}")
+
+    def load(self) -> None:
+        optimizer = self.optimizer
+        self.check_header()
+        order = self.order_of_tensors()
+        groups = self.groups()
+        counts = self.counts(order)
+        writes = [*self.element_slots(order), *self.scalar_slots(order)]
+        before = optimizer._groups
+        optimizer._groups = groups
+        try:
+            values = optimizer._values_at(int(counts[-1]))
+        except BaseException:
+            optimizer._groups = before
+            raise
+        for target, source in writes:
+            target[...] = source
+        optimizer._counts[...] = counts
+        optimizer._defaults = dict(groups[0]) if len(groups) == 1 else optimizer._defaults
+        optimizer._push_hyperparameters(values)
+
+    def check_header(self) -> None:
+        state = self.state
+        if not isinstance(state, Mapping):
+            raise TypeError(f"{self.name}: state must be a dict from state_dict(), got {type(state).__name__}")
+        keys = {"format", "schuss", "optimizer", "t", "counts", "names", "groups", "slots", "scalars"}
+        if missing := sorted(keys - set(state)):
+            raise self.fail(f"the state has no {', '.join(missing)}; pass a dict from state_dict()")
+        if unknown := sorted(str(key) for key in set(state) - keys):
+            raise self.fail(f"the state has unknown entries {', '.join(unknown)}; pass a dict from state_dict()")
+        if state["format"] != FORMAT:
+            raise self.fail(f"the state has format {state['format']!r}, but this version reads format {FORMAT}; update schuss")
+        if state["optimizer"] != self.name:
+            raise self.fail(f"the state is of {state['optimizer']}; load it into an optimizer of that class")
+
+    def order_of_tensors(self) -> list[int]:
+        """Return where in the state each of our tensors is."""
+        theirs, ours = list(self.state["names"]), self.optimizer._paths
+        if sorted(theirs) != sorted(ours):
+            missing, unknown = sorted(set(ours) - set(theirs)), sorted(set(theirs) - set(ours))
+            parts = [f"has no params{', params'.join(missing)}"] if missing else []
+            parts += [f"has params{', params'.join(unknown)} besides"] if unknown else []
+            raise self.fail(f"the state {' and '.join(parts)}; load it over the parameters it was saved from")
+        return [theirs.index(path) for path in ours]
+
+    def groups(self) -> list[dict[str, Any]]:
+        groups = self.state["groups"]
+        optimizer = self.optimizer
+        if len(groups) != len(optimizer._groups):
+            raise self.fail(f"the state has {len(groups)} groups, but the optimizer has {len(optimizer._groups)}")
+        loaded = []
+        for k, (theirs, ours) in enumerate(zip(groups, optimizer._groups, strict=True)):
+            if set(theirs) != set(ours):
+                odd = ", ".join(sorted(set(theirs) ^ set(ours)))
+                raise self.fail(f"group {k} of the state differs in the hyper-parameters it names ({odd})")
+            values = {}
+            for key, value in theirs.items():
+                try:
+                    values[key] = ours[key] if value is None else optimizer.hyperparameters[key].check(self.name, value)
+                except (TypeError, ValueError) as error:
+                    raise self.fail(f"group {k} of the state is not valid: {error}") from None
+            loaded.append(values)
+        if optimizer._flags_of(loaded) | optimizer._flags != optimizer._flags:
+            raise self.fail("the state was saved with options that this optimizer was made without; make it with them")
+        return loaded
+
+    def counts(self, order: list[int]) -> NDArray[np.int64]:
+        counts, t = self.state["counts"], self.state["t"]
+        valid = len(counts) == len(order) and all(type(c) is int and 0 <= c < 2**62 for c in [*counts, t])
+        if not valid:
+            raise self.fail("the state's step counts are not valid; there must be one whole number per tensor")
+        return np.array([*(counts[i] for i in order), t], np.int64)
+
+    def element_slots(self, order: list[int]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        optimizer = self.optimizer
+        expected = {name: slot for name, slot in zip(optimizer._element_slots, optimizer._slots, strict=True) if name}
+        self.require_keys("slots", expected, self.state["slots"])
+        writes = []
+        for name, targets in expected.items():
+            sources = self.state["slots"][name]
+            if len(sources) != len(order):
+                raise self.fail(f"slot {name} of the state has {len(sources)} arrays, but there are {len(order)} tensors")
+            for i, target in enumerate(targets):
+                source = np.asarray(sources[order[i]])
+                what = f"slot {name} of params{optimizer._paths[i]}"
+                if source.shape != target.shape:
+                    raise self.fail(f"{what} has shape {source.shape} in the state, but {target.shape} here")
+                writes.append((target, self.converted(what, source, target.dtype)))
+        return writes
+
+    def scalar_slots(self, order: list[int]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        optimizer = self.optimizer
+        self.require_keys("scalars", optimizer._scalar_slots, self.state["scalars"])
+        rows = np.arange(len(optimizer._scalars))
+        if optimizer._kernel()["scope"] != "all" and order != sorted(order):
+            lengths = [0] * len(order)
+            for mine, their in enumerate(order):
+                lengths[their] = optimizer._units[mine]
+            starts = np.cumsum([0, *lengths])
+            rows = np.concatenate([np.arange(starts[their], starts[their + 1]) for their in order])
+        writes = []
+        for j, name in enumerate(optimizer._scalar_slots):
+            source = np.asarray(self.state["scalars"][name])
+            if source.shape != rows.shape:
+                raise self.fail(f"slot {name} has shape {source.shape} in the state, but {rows.shape} here")
+            writes.append((optimizer._scalars[:, j], self.converted(f"slot {name}", source, np.dtype(np.float64))[rows]))
+        return writes
+
+    def require_keys(self, what: str, expected: Any, got: Any) -> None:
+        if not isinstance(got, Mapping):
+            raise self.fail(f"the state's {what} must be a dict, got {type(got).__name__}")
+        missing, unknown = sorted(set(expected) - set(got)), sorted(set(got) - set(expected))
+        if missing or unknown:
+            parts = [f"has no {', '.join(missing)}"] if missing else []
+            parts += [f"has unknown {', '.join(unknown)}"] if unknown else []
+            raise self.fail(f"the state's {what} {' and '.join(parts)}; make the optimizer with the options it was saved with")
+
+    def converted(self, what: str, source: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+        from schuss.reference import rounded, widened
+
+        if source.dtype == dtype:
+            return source
+        if not self.cast or source.dtype.kind not in "fcVu" or dtype.kind == "c" or source.dtype.kind == "c":
+            raise self.fail(f"{what} has dtype {source.dtype} in the state, but {dtype} here; pass cast=True to convert")
+        return rounded(np.ascontiguousarray(widened(source, np.float64)), dtype)
+
+
+def save(optimizer: Optimizer, path: str | os.PathLike[str], *, params: bool) -> None:
+    """Write a checkpoint."""
+    state = state_dict(optimizer)
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, slot in state["slots"].items():
+        arrays |= {f"slot.{name}.{i}": array for i, array in enumerate(slot)}
+    arrays |= {f"scalar.{name}": values for name, values in state["scalars"].items()}
+    if params:
+        arrays |= {f"param.{i}": leaf for i, leaf in enumerate(optimizer._leaves)}
+    header = {key: value for key, value in state.items() if key not in ("slots", "scalars")}
+    header |= {"slots": list(state["slots"]), "scalars": list(state["scalars"]), "params": params}
+    checkpoint.write(path, arrays, header)
+
+
+def load(optimizer: Optimizer, path: str | os.PathLike[str], *, cast: bool) -> None:
+    """Read a checkpoint."""
+    arrays, header = checkpoint.read(path)
+    name = type(optimizer).__name__
+    try:
+        with_params = header.pop("params")
+        count = len(header["names"])
+        state = header | {
+            "slots": {slot: [arrays.pop(f"slot.{slot}.{i}") for i in range(count)] for slot in header["slots"]},
+            "scalars": {slot: arrays.pop(f"scalar.{slot}") for slot in header["scalars"]},
+        }
+        stored = [arrays.pop(f"param.{i}") for i in range(count)] if with_params else None
+    except (KeyError, TypeError) as error:
+        raise StateError(f"{name}: {os.fspath(path)} holds no optimizer state ({error} is missing)") from None
+    loader = _Loader(optimizer, state, cast)
+    loader.check_header()
+    order = loader.order_of_tensors()
+    values = []
+    for i, leaf in enumerate(optimizer._leaves if stored is not None else ()):
+        source = stored[order[i]]  # type: ignore[index]
+        if source.shape != leaf.shape or source.dtype != leaf.dtype:
+            raise StateError(
+                f"{name}: params{optimizer._paths[i]} is {source.dtype} {source.shape} in {os.fspath(path)}, but "
+                f"{leaf.dtype} {leaf.shape} here; load it over the parameters it was saved from"
+            )
+        values.append(source)
+    load_state_dict(optimizer, state, cast=cast)
+    for leaf, source in zip(optimizer._leaves, values, strict=False):
+        leaf[...] = source

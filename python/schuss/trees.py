@@ -1,0 +1,65 @@
+"""Nestings of lists, tuples and dicts with arrays as leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: One array, or any nesting of lists, tuples and dicts of arrays.
+Tree: TypeAlias = "NDArray[Any] | Sequence[Tree] | Mapping[Any, Tree]"
+
+#: The nesting alone, as the compiled plan reads it: None for a leaf, a list or a dict of structures.
+Structure: TypeAlias = "None | list[Structure] | dict[Any, Structure]"
+
+
+def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the path of every leaf, as one would index it, and the leaf."""
+    if isinstance(tree, dict):
+        for key, child in tree.items():
+            yield from leaves(child, f"{path}[{key!r}]")
+    elif isinstance(tree, list | tuple):
+        for index, child in enumerate(tree):
+            yield from leaves(child, f"{path}[{index}]")
+    else:
+        yield path, tree
+
+
+def structure(tree: Any) -> Structure:
+    """Return the nesting of a tree without its leaves."""
+    if isinstance(tree, dict):
+        return {key: structure(child) for key, child in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [structure(child) for child in tree]
+    return None
+
+
+def rebuild(tree: Any, new_leaves: Iterator[Any]) -> Any:
+    """Return a tree of the same nesting (lists and tuples as they are) with other leaves."""
+    if isinstance(tree, dict):
+        return {key: rebuild(child, new_leaves) for key, child in tree.items()}
+    if isinstance(tree, list | tuple):
+        children = [rebuild(child, new_leaves) for child in tree]
+        return children if isinstance(tree, list) else tuple(children)
+    return next(new_leaves)
+
+
+def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
+    """Return the tree of `function(leaf)`."""
+    return rebuild(tree, iter([function(leaf) for _, leaf in leaves(tree)]))
+
+
+def matching_leaves(tree: Any, like: Any) -> Iterator[NDArray[np.generic] | None]:
+    """Yield the leaves of `tree` in the order of `like`, which has the same nesting; a None stands for all below it."""
+    if tree is None:
+        yield from (None for _ in leaves(like))
+    elif isinstance(like, dict):
+        for key, child in like.items():
+            yield from matching_leaves(tree[key], child)
+    elif isinstance(like, list | tuple):
+        for part, child in zip(tree, like, strict=True):
+            yield from matching_leaves(part, child)
+    else:
+        yield tree
