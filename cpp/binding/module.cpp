@@ -37,7 +37,13 @@ public:
           counts_(counts),
           uint16_is_bfloat16_(uint16_is_bfloat16),
           plan_(rule, flags, views(), std::move(group_of), groups, state_views(), scalars_.mutable_data(),
-                counts_.mutable_data()) {}
+                counts_.mutable_data()) {
+        for (Index i = 0; i < plan_.tensors(); ++i)
+            if (plan_.rule().scope == Scope::row && plan_.parameter(i).f_order)
+                throw py::buffer_error(who("params", i) +
+                                       " is in Fortran order, but its rows must lie side by side; pass a C-contiguous "
+                                       "array");
+    }
 
     int step(const py::handle& gradients, const py::tuple& inputs) {
         const Busy busy(*this);

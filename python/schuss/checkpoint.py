@@ -45,7 +45,8 @@ _INDEX_LIMIT = 100_000_000  # bytes of a record, zip directory or header; the sa
 _NAME_LIMIT = 5000  # characters, of up to 12 bytes each once percent-encoded; a name in a zip file has at most 65,535
 _DEPTH_LIMIT = 64  # of metadata; Python's JSON parser gives up somewhere below 1000
 _INT_BITS = 4096  # of integers in metadata; the parser gives up at 4300 digits
-_NONFINITE = "__float__"  # JSON has no inf and nan; they become {"__float__": "inf"}
+_FLOAT = "__float__"  # JSON has no inf and nan; they become {"__float__": "inf"}
+_NONFINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 _DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
@@ -61,7 +62,8 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, Array], metadata: M
 
     The content goes to a temporary file ``.schuss-*.tmp`` in the same directory, is flushed to the disk, and takes the
     place of `path`. After an error the temporary file is gone and the old file is as it was; only if the very last call
-    fails, which flushes the directory, is the file the new one. A killed process can leave a temporary file behind.
+    fails, which flushes the directory, is the file the new one. A killed process can leave temporary files behind
+    (the safetensors library has one of its own, ``.tmp*``).
 
     Where `path` is a symbolic link, the link stays and its target is replaced. An existing file's permissions are kept;
     a new file has those that the umask gives.
@@ -109,7 +111,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]
     """Read a checkpoint, which may come from anywhere.
 
     Nothing in the file is run or unpickled. Memory is bounded by the size of the file, plus what an index of at most
-    100 MB takes once it is parsed (a hostile one: some twenty times its size).
+    100 MB takes once it is parsed (a hostile one: up to 26 times its size).
 
     Parameters
     ----------
@@ -145,10 +147,11 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]
     except (CheckpointError, ImportError, MemoryError):
         raise
     except Exception as error:  # parsers fail in many ways on bytes that were made to fail them; all mean the same
-        system = error if isinstance(error, OSError) else error.__context__  # zipfile hides some there
-        if isinstance(system, OSError) and system.errno != errno.EINVAL:  # EINVAL is a seek to nowhere
-            raise system from None
-        what = error if isinstance(error, ValueError) else repr(error)
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL is a seek to nowhere
+            raise
+        what = " ".join(str(error if isinstance(error, ValueError) else repr(error)).split())[
+            :200
+        ]  # it may quote the file
         raise CheckpointError(
             f"{path}: is damaged or not a checkpoint of schuss ({what}); restore it from a copy"
         ) from error
@@ -159,7 +162,7 @@ def _content(path: Path, text: str, digest: str, fetchers: Fetchers) -> tuple[di
     record = _parse(text)
     if record["format"] != _FORMAT:
         raise CheckpointError(
-            f"{path}: has format {record['format']!r}, but this schuss reads format {_FORMAT}; use a newer schuss"
+            f"{path}: has format {record['format']!r:.20}, but this schuss reads format {_FORMAT}; use a newer schuss"
         )
     if record.keys() != {"format", "metadata", "arrays"} or not isinstance(record["metadata"], dict):
         raise ValueError(f"{_RECORD} is not a record")
@@ -284,7 +287,7 @@ def _system_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except _library(path, "safetensors", "safetensors").SafetensorError as error:
-        if found := re.search(r"\(os error (\d+)\)$", str(error)):
+        if found := re.search(r"\(os error (\d+)\)( at path .*)?$", str(error)):
             raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
         raise ValueError(error) from error
 
@@ -332,18 +335,18 @@ def _check_array(path: Path, name: object, array: object) -> None:
 def _encode(value: object, where: str, depth: int = 0) -> object:
     """Refuse what would not come back from JSON as it is, and encode inf and nan."""
     if depth > _DEPTH_LIMIT:
-        raise ValueError(f"{where[:50]}... is nested too deeply; use at most {_DEPTH_LIMIT} levels")
+        raise ValueError(f"{where} is nested too deeply; use at most {_DEPTH_LIMIT} levels")
     if value is None or isinstance(value, str) or (isinstance(value, int) and value.bit_length() <= _INT_BITS):
         return value
     if isinstance(value, float):
-        return value if math.isfinite(value) else {_NONFINITE: repr(float(value))}
+        return value if math.isfinite(value) else {_FLOAT: repr(float(value))}
     if isinstance(value, list):
         return [_encode(item, f"{where}[{index}]", depth + 1) for index, item in enumerate(value)]
-    if isinstance(value, dict) and all(isinstance(key, str) and key != _NONFINITE for key in value):
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value) and _decode([*value.items()]) == value:
         return {key: _encode(item, f"{where}[{key!r}]", depth + 1) for key, item in value.items()}
     raise TypeError(
         f"{where} is of type {type(value).__name__} and would not come back as it is; use None, bool, int of at most "
-        f"{_INT_BITS} bits, float, str, list, or dict with keys that are str and not {_NONFINITE!r}"
+        f"{_INT_BITS} bits, float, str, list, or dict with keys that are str and not {_FLOAT!r}"
     )
 
 
@@ -356,8 +359,8 @@ def _decode(pairs: list[tuple[str, Any]]) -> object:
     decoded = dict(pairs)
     if len(decoded) != len(pairs):
         raise ValueError("a key is there twice")
-    if decoded.keys() == {_NONFINITE}:
-        return {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}[decoded[_NONFINITE]]
+    if decoded.keys() == {_FLOAT} and isinstance(decoded[_FLOAT], str):
+        return _NONFINITE.get(decoded[_FLOAT], decoded)
     return decoded
 
 
@@ -384,22 +387,22 @@ def _replacing(path: Path) -> Iterator[Path]:
         permissions = stat.S_IMODE(status.st_mode)
     path = path.resolve()  # not to replace a symbolic link
     temporary = path.with_name(f".schuss-{secrets.token_hex(8)}.tmp")
-    # Made here, since not every writer gives a new file the permissions of the umask.
-    temporary.touch(0o666 if permissions is None else permissions | stat.S_IRUSR | stat.S_IWUSR, exist_ok=False)
-    try:
-        if permissions is None:
-            permissions = stat.S_IMODE(temporary.stat().st_mode)
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fchmod(file.fileno(), permissions)
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
     directory = os.open(path.parent, os.O_RDONLY)
     try:
+        try:
+            # Made here, since not every writer gives a new file the permissions of the umask.
+            temporary.touch(0o666 if permissions is None else permissions | stat.S_IRUSR | stat.S_IWUSR, exist_ok=False)
+            if permissions is None:
+                permissions = stat.S_IMODE(temporary.stat().st_mode)
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fchmod(file.fileno(), permissions)
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
         os.fsync(directory)
     finally:
         os.close(directory)

@@ -61,6 +61,8 @@ Positive: TypeAlias = Annotated[float | Schedule, Domain(0.0, lower_open=True)]
 Fraction: TypeAlias = Annotated[float | Schedule, Domain(0.0, 1.0)]
 #: In [0, 1].
 UnitInterval: TypeAlias = Annotated[float | Schedule, Domain(0.0, 1.0, upper_open=False)]
+#: In [1, inf], infinity included.
+Growth: TypeAlias = Annotated[float | Schedule, Domain(1.0, upper_open=False)]
 #: True or False, chosen at construction.
 Switch: TypeAlias = Annotated[bool, Domain(switch=True)]
 

@@ -39,7 +39,7 @@ def _sums(rows: NDArray[np.float64]) -> NDArray[np.float64]:
         chunk = rows[:, first : first + _CHUNK]
         if missing := -chunk.shape[1] % _LANES:
             chunk = np.pad(chunk, ((0, 0), (0, missing)))
-        lanes = np.add.reduce(chunk.reshape(len(rows), -1, _LANES), axis=1, initial=0.0)
+        lanes = np.add.reduce(chunk.reshape(len(rows), chunk.shape[1] // _LANES, _LANES), axis=1, initial=0.0)
         while lanes.shape[1] > 1:
             half = lanes.shape[1] // 2
             lanes = lanes[:, :half] + lanes[:, half:]
@@ -80,7 +80,8 @@ def row_total(a: NDArray[Any]) -> NDArray[np.float64]:
     >>> row_total(np.ones((2, 3)))
     array([3., 3.])
     """
-    return _sums(np.asarray(a, np.float64).reshape(len(a), -1) if a.ndim else np.asarray(a, np.float64).reshape(1, 1))
+    rows = np.atleast_1d(np.asarray(a, np.float64))
+    return _sums(rows.reshape(len(rows), math.prod(rows.shape[1:])))
 
 
 def row_dot(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:

@@ -53,7 +53,7 @@ def _as_reals(array: NDArray[Any]) -> NDArray[Any]:
     view = array.T if memory.is_fortran(array) else array
     if view.dtype.kind != "c":
         return view
-    return view.reshape((*view.shape, 1)).view(np.float64 if view.dtype == np.complex128 else np.float32)
+    return view.reshape((*(view.shape or (1,)), 1)).view(np.float64 if view.dtype == np.complex128 else np.float32)
 
 
 class Reference:

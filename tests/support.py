@@ -1,0 +1,77 @@
+"""What the tests derive from the registry: every optimizer, in every combination of its construction flags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import schuss
+from schuss import trees
+
+CLASSES = list(schuss.optimizers().values())
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An optimizer class with the arguments that turn one combination of its flags on."""
+
+    cls: type[schuss.Optimizer]
+    arguments: tuple[tuple[str, Any], ...]
+
+    def __str__(self) -> str:
+        return "-".join([self.cls.__name__, *(name for name, _ in self.arguments)])
+
+    def make(self, params: Any, **further: Any) -> schuss.Optimizer:
+        return self.cls(params, **dict(self.arguments) | further)
+
+
+def variants_of(cls: type[schuss.Optimizer]) -> list[Variant]:
+    compiled = cls._compiled()
+    found = []
+    for flags in compiled["kernels"]:
+        names = [name for bit, name in enumerate(compiled["flags"]) if flags >> bit & 1]
+        values = {name: True if cls.hyperparameters[name].domain.switch else 0.9 for name in names}
+        found.append(Variant(cls, tuple(values.items())))
+    return found
+
+
+VARIANTS = [variant for cls in CLASSES for variant in variants_of(cls)]
+
+
+def inputs_for(optimizer: schuss.Optimizer, grads: Any, rng: np.random.Generator) -> dict[str, Any]:
+    """Return further inputs of a step: as the gradients, with other numbers."""
+
+    def like(grad: Any) -> Any:
+        if grad is None:
+            return None
+        grad = np.asarray(grad)
+        fresh = rng.standard_normal(grad.shape)
+        if grad.dtype == np.uint16:
+            return schuss.reference.rounded(fresh.astype(np.float32), grad.dtype)
+        return fresh.astype(grad.dtype)
+
+    names = optimizer._kernel()["inputs"]
+    return {name: trees.map_leaves(like, grads) for name in names}
+
+
+def bits(array: np.ndarray) -> np.ndarray:
+    """Return an array's bits, with one pattern for every NaN."""
+    values = np.ascontiguousarray(array)
+    if values.dtype.kind == "c":
+        values = values.view(np.float64 if values.dtype == np.complex128 else np.float32)
+    unsigned = values.view({1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}[values.dtype.itemsize])
+    with np.errstate(invalid="ignore"):
+        nan = np.isnan(schuss.reference.widened(values, np.float64)) if values.dtype.kind in "fV" else False
+    return np.where(nan, 1, unsigned)
+
+
+def everything(optimizer: schuss.Optimizer) -> list[np.ndarray]:
+    """Return all memory that a step may change."""
+    slots = [a for slot in optimizer._slots for a in slot if a is not None]
+    return [*optimizer._leaves, *slots, optimizer._scalars, optimizer._counts]
+
+
+def snapshot(optimizer: schuss.Optimizer) -> list[bytes]:
+    return [array.tobytes() for array in everything(optimizer)]
