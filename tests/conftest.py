@@ -25,4 +25,3 @@ def _restore_runtime() -> Iterator[None]:
 def pytest_report_header() -> str:
     sets = ", ".join(schuss.instruction_sets())
     return f"schuss {schuss.__version__}: {schuss._core.isa()} of {sets}; {schuss.get_num_threads()} threads"
-

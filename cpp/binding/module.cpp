@@ -2,6 +2,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <atomic>
 #include <algorithm>
@@ -45,7 +46,7 @@ public:
                                        "array");
     }
 
-    int step(const py::handle& gradients, const py::tuple& inputs) {
+    int step(const py::handle& gradients, const py::typing::Tuple<py::object, py::ellipsis>& inputs) {
         const Busy busy(*this);
         const Index n = plan_.tensors();
         elements_ = 0;
@@ -88,7 +89,7 @@ public:
 
     void check_idle() { const Busy busy(*this); }
 
-    py::dict outcome() const {
+    py::typing::Dict<py::str, py::object> outcome() const {
         using namespace py::literals;
         return py::dict("measured"_a = outcome_.measured, "norm"_a = outcome_.norm, "clip"_a = outcome_.clip,
                         "nonfinite_tensor"_a = outcome_.nonfinite_tensor,
@@ -258,9 +259,9 @@ py::list names(const char* const* name, int count) {
 }
 
 /// What the rules declare, for the classes to be checked against.
-py::dict rules() {
+py::typing::Dict<py::str, py::object> rules() {
     using namespace py::literals;
-    py::dict all;
+    py::typing::Dict<py::str, py::object> all;
     for (int r = 0; r < rule_count(); ++r) {
         const Variants& variants = *registry().front().rules[r];
         py::dict kernels;

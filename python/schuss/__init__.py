@@ -18,7 +18,7 @@ from schuss.optimizer import Group, Optimizer, StateError, StepInfo
 
 __version__: str = _core.__version__
 
-_PUBLIC = [
+__all__ = [
     "CheckpointError",
     "ClipNorm",
     "Group",
@@ -74,7 +74,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*_PUBLIC, *optimizers()])
+    return sorted([*__all__, *optimizers()])
 
 
 configure()

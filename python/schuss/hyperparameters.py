@@ -91,7 +91,9 @@ class Hyperparameter:
             return float(value)
         now: object = value(step)
         if isinstance(now, bool | np.bool_) or not isinstance(now, float | int | np.floating | np.integer):
-            raise TypeError(f"{optimizer}: the schedule of {self.name} must give a real number, got {now!r} at step {step}")
+            raise TypeError(
+                f"{optimizer}: the schedule of {self.name} must give a real number, got {now!r} at step {step}"
+            )
         if float(now) not in self.domain:
             raise ValueError(
                 f"{optimizer}: the schedule of {self.name} must stay in {self.domain}, got {float(now):g} at step {step}"

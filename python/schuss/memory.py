@@ -38,7 +38,8 @@ def bfloat16_dtype(who: str) -> np.dtype[Any]:
             f"{who} needs the package ml_dtypes; pip install 'schuss[bfloat16]', or keep the bits in uint16 arrays and "
             'say dtype="bfloat16"'
         ) from None
-    return np.dtype(ml_dtypes.bfloat16)
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
 
 
 def compute_dtype(parameter: NDArray[Any]) -> np.dtype[Any]:
@@ -81,7 +82,7 @@ def allocate(parameters: Sequence[NDArray[Any]], slots: int, chosen: np.dtype[An
             np.ndarray(
                 parameter.shape,
                 state_dtype(parameter, chosen),
-                arena,  # type: ignore[arg-type]
+                arena,
                 to_page + offset,
                 order="F" if is_fortran(parameter) else "C",
             )

@@ -330,17 +330,19 @@ class Optimizer(_Typed):
 
     def _flags_of(self, groups: Sequence[Mapping[str, Any]]) -> int:
         """Return the construction flags: which hyper-parameters are on in any group."""
-        flags = sum(
-            1 << bit for bit, flag in enumerate(self._compiled()["flags"]) if any(bool(values[flag]) for values in groups)
+        for values in groups:
+            if reason := self.objection(values):
+                raise ValueError(f"{type(self).__name__}: {reason}")
+        return sum(
+            1 << bit
+            for bit, flag in enumerate(self._compiled()["flags"])
+            if any(bool(values[flag]) for values in groups)
         )
-        if flags not in self._compiled()["kernels"]:
-            raise ValueError(f"{type(self).__name__}: {self.senseless(**groups[0])}")
-        return flags
 
     @classmethod
-    def senseless(cls, **values: Any) -> str:
-        """Say why the rule has no kernel for these construction flags."""
-        return "these options exclude one another"
+    def objection(cls, values: Mapping[str, Any]) -> str | None:
+        """Say why hyper-parameters that are each in range make no sense together; None where they do."""
+        return None
 
     def _set_leaves(self) -> None:
         """Flatten the parameters' tree."""
@@ -596,7 +598,10 @@ class Optimizer(_Typed):
     @property
     def nbytes(self) -> int:
         """Bytes of state."""
-        return sum(slot.nbytes for i in range(len(self._leaves)) for _, slot in self._named_slots(i)) + self._scalars.nbytes
+        return (
+            sum(slot.nbytes for i in range(len(self._leaves)) for _, slot in self._named_slots(i))
+            + self._scalars.nbytes
+        )
 
     def reset(self) -> None:
         """Forget everything learnt: state and step counts are as new, parameters and hyper-parameters stay."""
@@ -625,9 +630,13 @@ class Optimizer(_Typed):
         for path, new, old in zip(self._paths, [x for _, x in trees.leaves(params)], self._leaves, strict=True):
             if not isinstance(new, np.ndarray) or (new.shape, new.dtype) != (old.shape, old.dtype):
                 got = f"{new.dtype} {new.shape}" if isinstance(new, np.ndarray) else type(new).__name__
-                raise ValueError(f"{name}: params{path} was {old.dtype} {old.shape}, got {got}; pass the same kind of array")
+                raise ValueError(
+                    f"{name}: params{path} was {old.dtype} {old.shape}, got {got}; pass the same kind of array"
+                )
             if memory.is_fortran(new) != memory.is_fortran(old):
-                raise ValueError(f"{name}: params{path} has another memory order than before; pass it in the same order")
+                raise ValueError(
+                    f"{name}: params{path} has another memory order than before; pass it in the same order"
+                )
         try:
             self._tree, self._leaves = params, [leaf for _, leaf in trees.leaves(params)]
             self._make_plan()
@@ -823,4 +832,3 @@ _OPTIONS = ("maximize", "clip", "bounds", "nonfinite", "state_dtype", "dtype", "
 def _rules() -> dict[str, Any]:
     """Return what the compiled rules declare."""
     return _core.rules()
-

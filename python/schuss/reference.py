@@ -76,7 +76,9 @@ class Reference:
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
         self._leaves: list[NDArray[Any]] = [leaf.copy(order="K") for leaf in optimizer._leaves]
-        self._slots = [[None if a is None else a.copy(order="K") for a in slot] for slot in optimizer._slots]
+        self._slots: list[list[Any]] = [
+            [None if a is None else a.copy(order="K") for a in slot] for slot in optimizer._slots
+        ]
         self._scalars = optimizer._scalars.copy()
         self._counts = optimizer._counts.copy()
         self._flags = {
@@ -99,9 +101,7 @@ class Reference:
 
     def step(self, grads: Any, **inputs: Any) -> None:
         """Update the copies; arguments as in the optimizer's step."""
-        gradients = [
-            None if g is None else np.asarray(g) for g in trees.matching_leaves(grads, self._optimizer._tree)
-        ]
+        gradients = [None if g is None else np.asarray(g) for g in trees.matching_leaves(grads, self._optimizer._tree)]
         further = [
             list(trees.matching_leaves(tree, self._optimizer._tree)) for tree in self._optimizer._ordered(inputs)
         ]
@@ -209,7 +209,9 @@ class Reference:
         if self._optimizer.bounds is not None:
             p[...] = np.minimum(np.maximum(p, self._optimizer.bounds[0]), self._optimizer.bounds[1])
         stored = [(self._leaves[call.tensor], p)]
-        stored += [(slot[call.tensor], new) for slot, new in zip(self._slots, call.slots, strict=True) if new is not None]
+        stored += [
+            (slot[call.tensor], new) for slot, new in zip(self._slots, call.slots, strict=True) if new is not None
+        ]
         for array, new in stored:
             target = _as_reals(array)
             if target.dtype != new.dtype:
@@ -260,12 +262,12 @@ def compare(optimizer: Optimizer, twin: Reference, tolerance: float = 0.0) -> Ch
     Bits count (any NaN equals any other), unless a relative tolerance is given.
     """
     differences = []
-    arrays = {"params": (optimizer._leaves, twin._leaves)}
+    arrays: dict[str, tuple[Sequence[Any], Sequence[Any]]] = {"params": (optimizer._leaves, twin._leaves)}
     for name, ours, theirs in zip(optimizer._element_slots, optimizer._slots, twin._slots, strict=True):
         if name is not None:
             arrays[f"state[{name!r}]"] = (ours, theirs)
-    for what, (ours, theirs) in arrays.items():
-        for path, a, b in zip(optimizer._paths, ours, theirs, strict=True):
+    for what, pair in arrays.items():
+        for path, a, b in zip(optimizer._paths, *pair, strict=True):
             differences += _differences(what + path, a, b, tolerance)
     for j, name in enumerate(optimizer._scalar_slots):
         differences += _differences(f"state[{name!r}]", optimizer._scalars[:, j], twin._scalars[:, j], tolerance)

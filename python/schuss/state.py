@@ -84,7 +84,9 @@ class _Loader:
         if unknown := sorted(str(key) for key in set(state) - keys):
             raise self.fail(f"the state has unknown entries {', '.join(unknown)}; pass a dict from state_dict()")
         if state["format"] != FORMAT:
-            raise self.fail(f"the state has format {state['format']!r}, but this version reads format {FORMAT}; update schuss")
+            raise self.fail(
+                f"the state has format {state['format']!r}, but this version reads format {FORMAT}; update schuss"
+            )
         if state["optimizer"] != self.name:
             raise self.fail(f"the state is of {state['optimizer']}; load it into an optimizer of that class")
 
@@ -134,7 +136,9 @@ class _Loader:
         for name, targets in expected.items():
             sources = self.state["slots"][name]
             if len(sources) != len(order):
-                raise self.fail(f"slot {name} of the state has {len(sources)} arrays, but there are {len(order)} tensors")
+                raise self.fail(
+                    f"slot {name} of the state has {len(sources)} arrays, but there are {len(order)} tensors"
+                )
             for i, target in enumerate(targets):
                 source = np.asarray(sources[order[i]])
                 what = f"slot {name} of params{optimizer._paths[i]}"
@@ -158,7 +162,9 @@ class _Loader:
             source = np.asarray(self.state["scalars"][name])
             if source.shape != rows.shape:
                 raise self.fail(f"slot {name} has shape {source.shape} in the state, but {rows.shape} here")
-            writes.append((optimizer._scalars[:, j], self.converted(f"slot {name}", source, np.dtype(np.float64))[rows]))
+            writes.append(
+                (optimizer._scalars[:, j], self.converted(f"slot {name}", source, np.dtype(np.float64))[rows])
+            )
         return writes
 
     def require_keys(self, what: str, expected: Any, got: Any) -> None:
@@ -168,7 +174,9 @@ class _Loader:
         if missing or unknown:
             parts = [f"has no {', '.join(missing)}"] if missing else []
             parts += [f"has unknown {', '.join(unknown)}"] if unknown else []
-            raise self.fail(f"the state's {what} {' and '.join(parts)}; make the optimizer with the options it was saved with")
+            raise self.fail(
+                f"the state's {what} {' and '.join(parts)}; make the optimizer with the options it was saved with"
+            )
 
     def converted(self, what: str, source: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
         from schuss.reference import rounded, widened
@@ -176,7 +184,9 @@ class _Loader:
         if source.dtype == dtype:
             return source
         if not self.cast or source.dtype.kind not in "fcVu" or dtype.kind == "c" or source.dtype.kind == "c":
-            raise self.fail(f"{what} has dtype {source.dtype} in the state, but {dtype} here; pass cast=True to convert")
+            raise self.fail(
+                f"{what} has dtype {source.dtype} in the state, but {dtype} here; pass cast=True to convert"
+            )
         return rounded(np.ascontiguousarray(widened(source, np.float64)), dtype)
 
 

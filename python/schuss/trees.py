@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 Tree: TypeAlias = "NDArray[Any] | Sequence[Tree] | Mapping[Any, Tree]"
 
 #: The nesting alone, as the compiled plan reads it: None for a leaf, a list or a dict of structures.
-Structure: TypeAlias = "None | list[Structure] | dict[Any, Structure]"
+Structure: TypeAlias = "list[Structure] | dict[Any, Structure] | None"
 
 
 def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:

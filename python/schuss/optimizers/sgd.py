@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from schuss.hyperparameters import Fraction, NonNegative, Switch, UnitInterval
 from schuss.optimizer import Optimizer
 
@@ -57,15 +55,14 @@ class SGD(Optimizer, rule="sgd"):
     dampening: UnitInterval = 0.0  #: how much of the gradient is kept out of the buffer
     nesterov: Switch = False  #: look ahead along the buffer
 
-    def __init__(self, params: Any, **arguments: Any) -> None:
-        super().__init__(params, **arguments)
-        if self.nesterov and any(group["dampening"] != 0 for group in self._groups):
-            raise ValueError("SGD: nesterov=True goes without dampening; leave dampening at 0")
-
     @classmethod
-    def senseless(cls, **values: Any) -> str:
-        """Say why the rule has no kernel for these construction flags."""
-        return "nesterov=True needs momentum; pass momentum in (0, 1)"
+    def objection(cls, values):
+        """Say why hyper-parameters make no sense together."""
+        if values["nesterov"] and not values["momentum"]:
+            return "nesterov=True needs momentum; pass momentum in (0, 1)"
+        if values["nesterov"] and values["dampening"]:
+            return "nesterov=True goes without dampening; leave dampening at 0"
+        return None
 
     @staticmethod
     def reference(p, g, buffer, *, t, lr, momentum, dampening, nesterov):

@@ -1,0 +1,97 @@
+"""
+The compiled part of schuss: rules, instruction sets, threads, and plans.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import typing
+
+import numpy
+import numpy.typing
+
+__all__: list[str] = ["Plan", "instruction_sets", "isa", "num_threads", "rules", "set_num_threads", "use_isa"]
+
+class Plan:
+    """
+    Arrays validated once and stepped in place.
+    """
+    def __init__(
+        self,
+        owner: str,
+        rule: typing.SupportsInt | typing.SupportsIndex,
+        flags: typing.SupportsInt | typing.SupportsIndex,
+        tree: typing.Any,
+        paths: collections.abc.Sequence[str],
+        parameters: collections.abc.Sequence[typing.Any],
+        group_of: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        groups: typing.SupportsInt | typing.SupportsIndex,
+        state: collections.abc.Sequence[collections.abc.Sequence[typing.Any]],
+        scalars: numpy.typing.NDArray[numpy.float64],
+        counts: numpy.typing.NDArray[numpy.int64],
+        uint16_is_bfloat16: bool,
+    ) -> None: ...
+    def check_idle(self) -> None:
+        """
+        Raise RuntimeError if a step is under way.
+        """
+    def outcome(self) -> dict[str, typing.Any]:
+        """
+        What the last step did.
+        """
+    def set_hyper(
+        self,
+        group: typing.SupportsInt | typing.SupportsIndex,
+        values: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+    ) -> None:
+        """
+        Set a group's hyper-parameters.
+        """
+    def set_options(
+        self,
+        sign: typing.SupportsFloat | typing.SupportsIndex,
+        max_norm: typing.SupportsFloat | typing.SupportsIndex,
+        bounds: tuple[typing.SupportsFloat | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex] | None,
+        nonfinite: typing.SupportsInt | typing.SupportsIndex,
+        flush_subnormals: bool,
+        threads: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None:
+        """
+        Set what surrounds the rule.
+        """
+    def step(self, gradients: typing.Any, inputs: tuple[typing.Any, ...]) -> int:
+        """
+        Step once; 0 done, 1 skipped, 2 refused for a non-finite gradient.
+        """
+
+def instruction_sets() -> list[str]:
+    """
+    The instruction sets this machine runs, baseline first.
+    """
+
+def isa() -> str:
+    """
+    The instruction set in use.
+    """
+
+def num_threads() -> int:
+    """
+    The default number of threads.
+    """
+
+def rules() -> dict[str, typing.Any]:
+    """
+    What every compiled rule declares, by name.
+    """
+
+def set_num_threads(threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Set the default number of threads.
+    """
+
+def use_isa(name: str) -> None:
+    """
+    Choose an instruction set.
+    """
+
+__version__: str
