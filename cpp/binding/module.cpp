@@ -4,8 +4,8 @@
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
-#include <atomic>
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <optional>
 
@@ -56,8 +56,7 @@ public:
             check_parameter(i);
         }
         read(gradients, 0, "grads");
-        for (std::size_t k = 0; k < inputs.size(); ++k)
-            read(inputs[k], int(k) + 1, plan_.rule().slot[k]);
+        for (std::size_t k = 0; k < inputs.size(); ++k) read(inputs[k], int(k) + 1, plan_.rule().slot[k]);
         if (elements_ == 0 && !any_active()) return 0;
 
         if (elements_ <= short_step) {
@@ -102,9 +101,9 @@ private:
     public:
         explicit Busy(Binding& binding) : flag_(binding.busy_) {
             if (flag_.test_and_set())
-                throw std::runtime_error(binding.owner_ +
-                                         ": another thread is inside this optimizer; give each thread its own, or use a "
-                                         "lock");
+                throw std::runtime_error(
+                    binding.owner_ + ": another thread is inside this optimizer; give each thread its own, or use a "
+                                     "lock");
         }
         ~Busy() { flag_.clear(); }
         Busy(const Busy&) = delete;
@@ -193,8 +192,7 @@ private:
         if (std::size_t(a.nd) != parameter.shape.size() ||
             !std::equal(parameter.shape.begin(), parameter.shape.end(), a.dimensions))
             throw py::value_error(who(name, i) + " has shape " + text(py::handle(object).attr("shape")) +
-                                  ", but its parameter has shape " +
-                                  text(parameters_[std::size_t(i)].attr("shape")));
+                                  ", but its parameter has shape " + text(parameters_[std::size_t(i)].attr("shape")));
         const ArrayType type = type_of(object, uint16_is_bfloat16_);
         if (!type.known) refuse_dtype(object, who(name, i));
         if (type.complex != parameter.complex)
@@ -204,8 +202,8 @@ private:
         auto* const data = reinterpret_cast<std::byte*>(a.data);
         const Index size = parameter.elements();
         using npy = py::detail::npy_api;
-        const int in_order = npy::NPY_ARRAY_ALIGNED_ |
-                             (parameter.f_order ? npy::NPY_ARRAY_F_CONTIGUOUS_ : npy::NPY_ARRAY_C_CONTIGUOUS_);
+        const int in_order =
+            npy::NPY_ARRAY_ALIGNED_ | (parameter.f_order ? npy::NPY_ARRAY_F_CONTIGUOUS_ : npy::NPY_ARRAY_C_CONTIGUOUS_);
         const bool direct = (a.flags & in_order) == in_order;
         if (size > 0) {
             const std::byte *low = data, *high = data + (type.complex ? 2 : 1) * item_size(type.dtype);
@@ -267,11 +265,11 @@ py::typing::Dict<py::str, py::object> rules() {
         py::dict kernels;
         for (int v = 0; v < variants.count; ++v) {
             const Compiled& each = variants.variant[v];
-            kernels[py::int_(each.flags)] = py::dict(
-                "kind"_a = each.kind, "scope"_a = scope_name(each.scope), "hyper"_a = names(each.hyper, each.hypers),
-                "inputs"_a = names(each.slot, each.inputs),
-                "state"_a = names(each.slot + each.inputs, each.slots - each.inputs),
-                "scalars"_a = names(each.scalar, each.scalars), "sweeps"_a = each.sweeps);
+            kernels[py::int_(each.flags)] =
+                py::dict("kind"_a = each.kind, "scope"_a = scope_name(each.scope),
+                         "hyper"_a = names(each.hyper, each.hypers), "inputs"_a = names(each.slot, each.inputs),
+                         "state"_a = names(each.slot + each.inputs, each.slots - each.inputs),
+                         "scalars"_a = names(each.scalar, each.scalars), "sweeps"_a = each.sweeps);
         }
         all[variants.name] =
             py::dict("index"_a = r, "flags"_a = names(variants.flag, variants.flag_count), "kernels"_a = kernels);

@@ -35,8 +35,8 @@ public:
         last_ = next;
     }
 
-    /// Calls `leaf(index, object)` on every leaf, in order; `skip(index)` on those under a None. `name` is what the error
-    /// messages call the object, for example "Adam: grads".
+    /// Calls `leaf(index, object)` on every leaf, in order; `skip(index)` on those under a None. `name` is what the
+    /// error messages call the object, for example "Adam: grads".
     template <class Leaf, class Skip>
     void walk(PyObject* object, const char* name, const Leaf& leaf, const Skip& skip) const {
         if (object == Py_None) {
@@ -50,7 +50,8 @@ public:
             const auto size = std::size_t(list ? PyList_GET_SIZE(object) : PyTuple_GET_SIZE(object));
             if (size != children_.size()) refuse_count(size, name);
             for (std::size_t i = 0; i < size; ++i) {
-                PyObject* const each = list ? PyList_GET_ITEM(object, Py_ssize_t(i)) : PyTuple_GET_ITEM(object, Py_ssize_t(i));
+                PyObject* const each =
+                    list ? PyList_GET_ITEM(object, Py_ssize_t(i)) : PyTuple_GET_ITEM(object, Py_ssize_t(i));
                 if (children_[i].kind_ == Kind::leaf && each != Py_None)
                     leaf(children_[i].first_, each);
                 else

@@ -109,7 +109,8 @@ Plan::Plan(int rule, unsigned flags, std::vector<View> parameters, std::vector<i
         const Index step = row > chunk_size || row == size ? chunk_size : rows * row;
         for (Index first = 0; first < size;) {
             const Index row_number = row > 0 ? first / row : 0, row_end = (row_number + 1) * row;
-            const Index end = std::min(row < size && row <= chunk_size ? first + step : std::min(first + step, row_end), size);
+            const Index end =
+                std::min(row < size && row <= chunk_size ? first + step : std::min(first + step, row_end), size);
             const bool whole = row < size && row <= chunk_size;
             const Index unit = first_unit_[at(i)] + (compiled.scope == Scope::row ? row_number : 0);
             chunk_.push_back({i, first, end - first, whole ? row : end - first, unit, partial_count_});
@@ -261,7 +262,8 @@ Outcome Plan::measure(const Options& options) {
     if (!std::isfinite(total)) {
         for (std::size_t i = 0; i < bound_.size() && outcome.nonfinite_tensor < 0; ++i)
             for (Index c = 0; active_[i] && c < chunks_of_[i]; ++c)
-                if (!std::isfinite(squares_[at(chunk_[at(first_chunk_[i] + c)].partial)])) outcome.nonfinite_tensor = Index(i);
+                if (!std::isfinite(squares_[at(chunk_[at(first_chunk_[i] + c)].partial)]))
+                    outcome.nonfinite_tensor = Index(i);
         if (options.nonfinite == Nonfinite::raise) outcome.status = Outcome::Status::nonfinite;
         if (options.nonfinite == Nonfinite::skip) outcome.status = Outcome::Status::skipped;
     }

@@ -16,8 +16,8 @@ using Index = std::int64_t;
 struct View {
     std::byte* data = nullptr;
     Dtype dtype = Dtype::float32;
-    bool complex = false;  ///< pairs of `dtype`
-    bool f_order = false;  ///< contiguous in Fortran's order and not in C's
+    bool complex = false;               ///< pairs of `dtype`
+    bool f_order = false;               ///< contiguous in Fortran's order and not in C's
     std::vector<Index> shape, strides;  ///< strides in bytes
 
     Index elements() const;  ///< real ones: a complex number counts as two
@@ -48,7 +48,8 @@ struct Outcome {
 class Plan {
 public:
     /// `state[slot][tensor]` are the rule's element slots after its inputs; a null pointer where it keeps none.
-    /// `scalars` holds the values of one unit side by side; `counts` the steps of each tensor and, last, of the optimizer.
+    /// `scalars` holds the values of one unit side by side; `counts` the steps of each tensor and, last, of the
+    /// optimizer.
     Plan(int rule, unsigned flags, std::vector<View> parameters, std::vector<int> group_of, int groups,
          const std::vector<std::vector<View>>& state, double* scalars, std::int64_t* counts);
 
@@ -59,7 +60,8 @@ public:
     /// The hyper-parameters of a group: the rule's, then l2 and l1.
     void set_hyper(int group, const std::vector<double>& values);
 
-    /// Gives a tensor its gradient (operand 0) or an input (operand 1, 2, ...), of the parameter's shape and memory order.
+    /// Gives a tensor its gradient (operand 0) or an input (operand 1, 2, ...), of the parameter's shape and memory
+    /// order.
     void bind(Index tensor, int operand, std::byte* data, Dtype dtype);
     /// The same for an array of any strides (in bytes, in the order of the shape).
     void bind(Index tensor, int operand, std::byte* data, Dtype dtype, const Index* strides);

@@ -1,5 +1,5 @@
-/// The vocabulary of a rule besides + - x /: each word is branch-free and equals the NumPy function of that name bit for
-/// bit, NaN included (the sign of a zero in a tie of maximum, minimum and clip is not promised).
+/// The vocabulary of a rule besides + - x /: each word is branch-free and equals the NumPy function of that name bit
+/// for bit, NaN included (the sign of a zero in a tie of maximum, minimum and clip is not promised).
 #pragma once
 
 #include <cmath>

@@ -1,7 +1,7 @@
 #pragma once
 
-#include "rules/names.hpp"
 #include "rules/math.hpp"
+#include "rules/names.hpp"
 
 namespace schuss {
 namespace {

@@ -1,7 +1,7 @@
 #pragma once
 
-#include "rules/names.hpp"
 #include "rules/math.hpp"
+#include "rules/names.hpp"
 #include "rules/sweeps.hpp"
 
 namespace schuss {
@@ -16,8 +16,8 @@ struct adam_h {
     template <class T>
     static auto at(double t, double lr, double beta1, double beta2, double eps) {
         const double bias1 = one_minus_power(beta1, t), bias2 = one_minus_power(beta2, t);
-        const auto direction = [b1 = T(beta1), c1 = T(1 - beta1), b2 = T(beta2), c2 = T(1 - beta2), scale = T(1 / bias1),
-                                root = T(1 / std::sqrt(bias2)), eps = T(eps)](T g, T& m, T& v) {
+        const auto direction = [b1 = T(beta1), c1 = T(1 - beta1), b2 = T(beta2), c2 = T(1 - beta2),
+                                scale = T(1 / bias1), root = T(1 / std::sqrt(bias2)), eps = T(eps)](T g, T& m, T& v) {
             m = b1 * m + c1 * g;
             v = b2 * v + c2 * (g * g);
             return scale * (m / (root * sqrt(v) + eps));
@@ -29,7 +29,9 @@ struct adam_h {
             },
             [=](double pp, double uu) {
                 const double ratio = pp > 0 && uu > 0 ? std::sqrt(pp) / std::sqrt(uu) : 1;
-                const auto moved = [=, step = T(lr * ratio)](T p, T g, T& m, T& v) { return p - step * direction(g, m, v); };
+                const auto moved = [=, step = T(lr * ratio)](T p, T g, T& m, T& v) {
+                    return p - step * direction(g, m, v);
+                };
                 return sum(
                     [=](T p, T g, T m, T v) {
                         const T q = moved(p, g, m, v);

@@ -1,7 +1,7 @@
 #pragma once
 
-#include "rules/names.hpp"
 #include "rules/math.hpp"
+#include "rules/names.hpp"
 #include "rules/sweeps.hpp"
 
 namespace schuss {
@@ -15,8 +15,8 @@ struct lamb {
     template <class T>
     static auto at(double t, double lr, double beta1, double beta2, double eps, double weight_decay) {
         const double bias1 = one_minus_power(beta1, t), bias2 = one_minus_power(beta2, t);
-        const auto direction = [b1 = T(beta1), c1 = T(1 - beta1), b2 = T(beta2), c2 = T(1 - beta2), scale = T(1 / bias1),
-                                root = T(1 / std::sqrt(bias2)), eps = T(eps),
+        const auto direction = [b1 = T(beta1), c1 = T(1 - beta1), b2 = T(beta2), c2 = T(1 - beta2),
+                                scale = T(1 / bias1), root = T(1 / std::sqrt(bias2)), eps = T(eps),
                                 decay = T(weight_decay)](T p, T g, T& m, T& v) {
             m = b1 * m + c1 * g;
             v = b2 * v + c2 * (g * g);
