@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import ml_dtypes
@@ -46,6 +47,18 @@ def gradient(kind: str, size: int, dtype: Any, rng: np.random.Generator) -> np.n
         return values.astype(dtype)
 
 
+@cache
+def numbers(storage: str, kinds: tuple[str, ...]) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+    """Parameters, and the gradients of three steps; the first are ordinary, so that the others meet state that is not 0."""
+    rng = np.random.default_rng(len(storage))
+    p_dtype, g_dtype, _ = STORAGE[storage]
+    start = [rng.standard_normal(size).astype(p_dtype) for _ in kinds for size in SIZES]
+    ordinary = [gradient("ordinary", size, g_dtype, rng) for _ in kinds for size in SIZES]
+    return start, [ordinary] + [
+        [gradient(kind, size, g_dtype, rng) for kind in kinds for size in SIZES] for _ in range(2)
+    ]
+
+
 def families(variant: Variant) -> list[tuple[str, ...]]:
     """Gradients that may share an optimizer; where sums run over all tensors, a NaN would hide all other results."""
     return [(kind,) for kind in GRADIENTS] if variant.cls.kind == "global" else [GRADIENTS]
@@ -54,15 +67,10 @@ def families(variant: Variant) -> list[tuple[str, ...]]:
 @pytest.mark.parametrize("storage", STORAGE)
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_kernel_equals_reference(variant: Variant, storage: str, rng: np.random.Generator) -> None:
-    p_dtype, g_dtype, s_dtype = STORAGE[storage]
+    s_dtype = STORAGE[storage][2]
     for kinds in families(variant):
-        shapes = [(kind, size) for kind in kinds for size in SIZES]
-        start = [rng.standard_normal(size).astype(p_dtype) for _, size in shapes]
-        steps = [[gradient(kind, size, g_dtype, rng) for kind, size in shapes] for _ in range(2)]
-        # A step with ordinary gradients comes first, so that the others meet state that is not zero.
-        steps.insert(0, [gradient("ordinary", size, g_dtype, rng) for _, size in shapes])
+        start, steps = numbers(storage, kinds)
         further = [inputs_for(variant.make([np.zeros(1)]), grads, rng) for grads in steps]
-
         twin = Reference(variant.make([p.copy() for p in start], state_dtype=s_dtype))
         for grads, more in zip(steps, further, strict=True):
             twin.step(grads, **more)

@@ -95,7 +95,7 @@ Plan::Plan(int rule, unsigned flags, std::vector<View> parameters, std::vector<i
     Index units = compiled.scope == Scope::all ? 1 : 0;
     for (std::size_t i = 0; i < n; ++i) {
         const View& view = bound_[i];
-        if (compiled.scope == Scope::row) units_of_[i] = view.shape.empty() ? 1 : view.shape[0];
+        if (compiled.scope == Scope::row && view.shape.size() > 1) units_of_[i] = view.shape[0];
         first_unit_[i] = compiled.scope == Scope::all ? 0 : units;
         if (compiled.scope != Scope::all) units += units_of_[i];
     }
@@ -104,15 +104,13 @@ Plan::Plan(int rule, unsigned flags, std::vector<View> parameters, std::vector<i
         const Index size = bound_[at(i)].elements();
         const Index row = compiled.scope == Scope::row && units_of_[at(i)] > 0 ? size / units_of_[at(i)] : size;
         first_chunk_[at(i)] = Index(chunk_.size());
-        // Whole rows to a chunk where several fit, else pieces of one row.
-        const Index rows = row > 0 ? std::max<Index>(1, chunk_size / row) : 1;
-        const Index step = row > chunk_size || row == size ? chunk_size : rows * row;
+        // Several whole rows to a chunk where they fit, else pieces of one row.
+        const bool whole = row < size && row <= chunk_size;
+        const Index step = whole ? chunk_size / row * row : chunk_size;
         for (Index first = 0; first < size;) {
-            const Index row_number = row > 0 ? first / row : 0, row_end = (row_number + 1) * row;
-            const Index end =
-                std::min(row < size && row <= chunk_size ? first + step : std::min(first + step, row_end), size);
-            const bool whole = row < size && row <= chunk_size;
-            const Index unit = first_unit_[at(i)] + (compiled.scope == Scope::row ? row_number : 0);
+            const Index row_number = first / row;
+            const Index end = std::min(first + step, whole ? size : (row_number + 1) * row);
+            const Index unit = first_unit_[at(i)] + row_number;
             chunk_.push_back({i, first, end - first, whole ? row : end - first, unit, partial_count_});
             const Index parts = whole ? (end - first) / row : 1;
             for (Index r = 0; r < parts; ++r, ++partial_count_) {

@@ -72,24 +72,24 @@ def dot(a: NDArray[Any], b: NDArray[Any]) -> float:
     return total(np.multiply(a, b, dtype=np.float64))
 
 
-def row_total(a: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the sums over all but the first axis; each element of a vector is a row.
+def row_total(a: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return the sum of each row (see `total`), in an array of a given shape with one number per row.
 
     Examples
     --------
-    >>> row_total(np.ones((2, 3)))
+    >>> row_total(np.ones((2, 3)), (2,))
     array([3., 3.])
     """
-    rows = np.atleast_1d(np.asarray(a, np.float64))
-    return _sums(rows.reshape(len(rows), math.prod(rows.shape[1:])))
+    rows = math.prod(shape)
+    return _sums(np.asarray(a, np.float64).reshape(rows, a.size // max(rows, 1))).reshape(shape)
 
 
-def row_dot(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the sums of ``a * b`` over all but the first axis (see `row_total`).
+def row_dot(a: NDArray[Any], b: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return the sum of ``a * b`` for each row (see `row_total`).
 
     Examples
     --------
-    >>> row_dot(np.ones((2, 3)), np.ones((2, 3)))
+    >>> row_dot(np.ones((2, 3)), np.ones((2, 3)), (2,))
     array([3., 3.])
     """
-    return row_total(np.multiply(a, b, dtype=np.float64))
+    return row_total(np.multiply(a, b, dtype=np.float64), shape)

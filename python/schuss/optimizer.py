@@ -363,7 +363,7 @@ class Optimizer(_Typed):
             [None] * len(arrays) if slot is None else allocated[slot] for slot in self._element_slots
         ]
         scope = kernel["scope"]
-        units = [(len(a) if a.ndim else 1) if scope == "row" else 1 for a in arrays]
+        units = [len(a) if scope == "row" and a.ndim > 1 else 1 for a in arrays]
         self._first_unit = [0] * len(arrays) if scope == "all" else list(np.cumsum([0, *units[:-1]]))
         self._units = units
         self._scalars = np.zeros((1 if scope == "all" else sum(units), len(self._scalar_slots)))
@@ -589,11 +589,14 @@ class Optimizer(_Typed):
         scope = self._kernel()["scope"]
         if scope == "all":
             return self._scalars[0, j : j + 1].reshape(())
-        if scope == "tensor":
-            return self._like_params(self._scalars[u, j : j + 1].reshape(()) for u in self._first_unit)
-        return self._like_params(
-            self._scalars[u : u + n, j] for u, n in zip(self._first_unit, self._units, strict=True)
-        )
+        return self._like_params(self._scalar_view(self._scalars, i, j) for i in range(len(self._leaves)))
+
+    def _scalar_view(self, scalars: NDArray[np.float64], tensor: int, j: int) -> NDArray[np.float64]:
+        """Return a tensor's values of a scalar slot: one number, or one per row of an array with several dimensions."""
+        first = self._first_unit[tensor]
+        if self._kernel()["scope"] == "row" and self._leaves[tensor].ndim > 1:
+            return scalars[first : first + self._units[tensor], j]
+        return scalars[first, j : j + 1].reshape(())
 
     @property
     def nbytes(self) -> int:

@@ -24,7 +24,7 @@ def widened(array: NDArray[Any], compute: Any = np.float32) -> NDArray[Any]:
     """Return an array's numbers in a compute type; uint16 holds the bits of bfloat16, and complex ones come as pairs."""
     if array.dtype == memory.BFLOAT16_BITS or memory.is_bfloat16(array.dtype):
         bits = array.view(np.uint16).astype(np.uint32) << np.uint32(16)
-        return bits.view(np.float32).astype(compute)
+        return np.asarray(bits.view(np.float32).astype(compute))
     return array.astype(compute)
 
 
@@ -168,11 +168,7 @@ class Reference:
             g = g + hyper["l1"] * np.sign(p)
         slots = [None if slot[i] is None else number(slot[i]) for slot in self._slots]
         scope = optimizer._kernel()["scope"]
-        first, units = optimizer._first_unit[i], 1 if scope == "all" else optimizer._units[i]
-        scalars = [
-            self._scalars[first : first + units, j] if scope == "row" else self._scalars[first, j : j + 1].reshape(())
-            for j in range(self._scalars.shape[1])
-        ]
+        scalars = [optimizer._scalar_view(self._scalars, i, j) for j in range(self._scalars.shape[1])]
         if scope == "all":
             scalars = [scalar.copy() for scalar in scalars]
         t = int(self._counts[-1 if scope == "all" else i]) + 1
@@ -276,6 +272,8 @@ def compare(optimizer: Optimizer, twin: Reference, tolerance: float = 0.0) -> Ch
 
 def _differences(what: str, ours: NDArray[Any], theirs: NDArray[Any], tolerance: float) -> list[str]:
     """Say how many elements differ and where the first is."""
+    if ours.tobytes() == theirs.tobytes():
+        return []
     a, b = (widened(_as_reals(x), np.float64) for x in (ours, theirs))
     with np.errstate(invalid="ignore"):
         same = (a == b) & (np.signbit(a) == np.signbit(b)) | (np.isnan(a) & np.isnan(b))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from schuss.hyperparameters import Fraction, NonNegative
@@ -20,8 +18,8 @@ class AdamMini(Optimizer, rule="adam_mini"):
         v_r &\leftarrow \beta_2 v_r + (1 - \beta_2)\, \mathrm{mean}(g_r^2) \qquad\text{for each row } r \\
         p &\leftarrow (1 - \eta \lambda) p - \eta \frac{m / (1 - \beta_1^t)}{\sqrt{v_r / (1 - \beta_2^t)} + \epsilon}
 
-    A row is all that shares the first index (an output neuron of a weight matrix stored as (out, in), a token of an
-    embedding); each element of a vector is a row of its own, so that biases get plain AdamW.
+    A row is all that shares the first index: an output neuron of a weight matrix stored as (out, in), a token of an
+    embedding. A vector is one row.
 
     Zhang et al. (2024), *Adam-mini: Use Fewer Learning Rates To Gain More*, https://arxiv.org/abs/2406.16793
 
@@ -43,8 +41,8 @@ class AdamMini(Optimizer, rule="adam_mini"):
     -----
     State: `m`, one value per element, and `v`, one float64 per row (4 bytes per float32 parameter of a matrix).
 
-    For transformers, with half of AdamW's memory. The paper takes whole heads for queries and keys: give those as arrays of
-    shape (heads, ...), which share memory with the matrices.
+    For transformers, with half of AdamW's memory. The paper takes whole heads for queries and keys: give those as
+    views of shape (heads, ...). It takes Adam for biases: put them into an `AdamW` of their own.
 
     Examples
     --------
@@ -67,7 +65,6 @@ class AdamMini(Optimizer, rule="adam_mini"):
         """Step one tensor in NumPy."""
         bias1, bias2 = one_minus_power(beta1, t), one_minus_power(beta2, t)
         m[...] = beta1 * m + (1 - beta1) * g
-        count = max(math.prod(g.shape[1:]), 1)
-        v[...] = beta2 * v + (1 - beta2) * (row_dot(g, g) / count)
+        v[...] = beta2 * v + (1 - beta2) * (row_dot(g, g, v.shape) / max(g.size // max(v.size, 1), 1))
         step = (lr / bias1 / (np.sqrt(v / bias2) + eps)).astype(p.dtype)
-        p[...] = (1 - lr * weight_decay) * p - step.reshape(p.shape[:1] + (1,) * (p.ndim - 1)) * m
+        p[...] = (1 - lr * weight_decay) * p - step.reshape(v.shape + (1,) * (p.ndim - v.ndim)) * m
