@@ -92,8 +92,8 @@ struct Job {
 
 /// Runs one sweep of a rule over chunks [begin, end).
 using Sweep = void (*)(const Job&, std::int64_t begin, std::int64_t end);
-/// Writes a unit's scalar slots after the last sweep.
-using Commit = void (*)(const Job&, const Call&, std::int64_t unit);
+/// Writes the scalar slots of units [begin, end) after the last sweep.
+using Commit = void (*)(const Job&, const Call&, std::int64_t begin, std::int64_t end);
 
 enum class Scope : std::uint8_t { element, row, tensor, all };
 

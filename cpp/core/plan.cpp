@@ -58,8 +58,6 @@ Plan::Plan(int rule, unsigned flags, std::vector<View> parameters, std::vector<i
     active_.assign(n, true);
     native_.assign(n, true);
     layout_.assign(n * operands, Layout{});
-    first_chunk_.assign(n, 0);
-    chunks_of_.assign(n, 0);
     first_unit_.assign(n, 0);
     units_of_.assign(n, 1);
     call_.reserve(n);
@@ -100,33 +98,61 @@ Plan::Plan(int rule, unsigned flags, std::vector<View> parameters, std::vector<i
         if (compiled.scope != Scope::all) units += units_of_[i];
     }
     unit_.assign(at(units), Unit{0, 0});
+    cut_ = cut(compiled.scope == Scope::row);
+    if (compiled.scope == Scope::row) even_cut_ = cut(false);
+
+    run_.chunk.reserve(cut_.chunk.size());
+    run_.before.reserve(cut_.chunk.size() + 1);
+    const int most = *std::max_element(compiled.sums_of, compiled.sums_of + max_sums);
+    partials_.assign(at(partial_count_ * most), 0.0);
+    sums_.assign(unit_.size() * at(compiled.sums), 0.0);
+}
+
+/// Cuts every tensor into chunks of one size, or of whole rows where several fit. Numbers the partial sums of the units
+/// on the first call.
+Plan::Cut Plan::cut(bool rows) {
+    const bool numbers = partial_count_ == 0;
+    Cut result{{}, std::vector<Index>(bound_.size()), std::vector<Index>(bound_.size())};
+    Index partial = 0;
     for (const Index i : order_) {
         const Index size = bound_[at(i)].elements();
-        const Index row = compiled.scope == Scope::row && units_of_[at(i)] > 0 ? size / units_of_[at(i)] : size;
-        first_chunk_[at(i)] = Index(chunk_.size());
-        // Several whole rows to a chunk where they fit, else pieces of one row.
+        const Index row = rows && units_of_[at(i)] > 0 ? size / units_of_[at(i)] : size;
         const bool whole = row < size && row <= chunk_size;
         const Index step = whole ? chunk_size / row * row : chunk_size;
+        result.first[at(i)] = Index(result.chunk.size());
         for (Index first = 0; first < size;) {
             const Index row_number = first / row;
             const Index end = std::min(first + step, whole ? size : (row_number + 1) * row);
             const Index unit = first_unit_[at(i)] + row_number;
-            chunk_.push_back({i, first, end - first, whole ? row : end - first, unit, partial_count_});
+            result.chunk.push_back({i, first, end - first, whole ? row : end - first, unit, partial});
             const Index parts = whole ? (end - first) / row : 1;
-            for (Index r = 0; r < parts; ++r, ++partial_count_) {
-                Unit& u = unit_[at(unit + r)];
-                if (u.partials++ == 0) u.first_partial = partial_count_;
+            for (Index r = 0; r < parts; ++r, ++partial) {
+                if (numbers && unit_[at(unit + r)].partials++ == 0) unit_[at(unit + r)].first_partial = partial;
             }
             first = end;
         }
-        chunks_of_[at(i)] = Index(chunk_.size()) - first_chunk_[at(i)];
+        result.count[at(i)] = Index(result.chunk.size()) - result.first[at(i)];
     }
+    if (numbers) partial_count_ = partial;
+    return result;
+}
 
-    run_.reserve(chunk_.size());
-    before_.reserve(chunk_.size() + 1);
-    const int most = *std::max_element(compiled.sums_of, compiled.sums_of + max_sums);
-    partials_.assign(at(partial_count_ * most), 0.0);
-    sums_.assign(unit_.size() * at(compiled.sums), 0.0);
+/// Gathers the chunks of the active tensors; those of all tensors are gathered once.
+void Plan::select(const Cut& cut, Run& run) const {
+    const bool all = std::all_of(active_.begin(), active_.end(), [](char active) { return active; });
+    if (all && run.is_all) return;
+    run.chunk.clear();
+    run.before.assign(1, 0);
+    run.floats = 0;
+    for (const Index i : order_) {
+        if (!active_[at(i)]) continue;
+        for (Index c = cut.first[at(i)]; c < cut.first[at(i)] + cut.count[at(i)]; ++c) {
+            run.chunk.push_back(cut.chunk[at(c)]);
+            run.before.push_back(run.before.back() + run.chunk.back().size);
+            run.floats += !computes_in_double(bound_[at(i)]);
+        }
+    }
+    run.is_all = all;
 }
 
 const Compiled& Plan::rule() const {
@@ -183,20 +209,21 @@ bool Plan::overlaps(const std::byte* low, const std::byte* high) const {
     return first != interval_.end() && first->low < high;
 }
 
-/// Calls `body(chunks, begin, end, is_double)` on the threads of this step, each with one run of whole chunks.
+/// Calls `body(begin, end, is_double)` on the threads of this step, each with one run of whole chunks.
 template <class Body>
-void Plan::over_chunks(const Options& options, const Body& body) const {
-    const Index chunks = Index(run_.size()), elements = before_.back();
+void Plan::over_chunks(const Run& run, const Options& options, const Body& body) const {
+    const Index chunks = Index(run.chunk.size()), elements = run.before.back();
     if (chunks == 0) return;
     const Index wanted = options.threads > 0 ? options.threads : num_threads();
     const int threads = int(std::max<Index>(1, std::min({wanted, chunks, elements / grain})));
     parallel(threads, options.flush_subnormals, [&](int thread, int of) {
         const auto edge = [&](int k) {
-            return Index(std::lower_bound(before_.begin(), before_.end(), elements * k / of) - before_.begin());
+            const auto found = std::lower_bound(run.before.begin(), run.before.end(), elements * k / of);
+            return std::min(Index(found - run.before.begin()), chunks);
         };
-        const Index begin = std::min(edge(thread), chunks), end = thread + 1 == of ? chunks : edge(thread + 1);
-        if (begin < std::min(end, float_run_)) body(begin, std::min(end, float_run_), 0);
-        if (std::max(begin, float_run_) < end) body(std::max(begin, float_run_), end, 1);
+        const Index begin = edge(thread), end = thread + 1 == of ? chunks : edge(thread + 1);
+        if (begin < std::min(end, run.floats)) body(begin, std::min(end, run.floats), 0);
+        if (std::max(begin, run.floats) < end) body(std::max(begin, run.floats), end, 1);
     });
 }
 
@@ -227,12 +254,12 @@ void Plan::make_calls(const Options& options, double gradient_scale) {
     }
 }
 
-double Plan::sum_of_squares(const Options& options, double scale) {
+double Plan::sum_of_squares(const Cut& cut, const Options& options, double scale) {
     const AllStages& stages = *isa().stages;
-    over_chunks(options, [&](Index begin, Index end, int is_double) {
+    over_chunks(even_run_, options, [&](Index begin, Index end, int is_double) {
         const auto squares = is_double ? stages.float64.squares : stages.float32.squares;
         for (Index c = begin; c < end; ++c) {
-            const Chunk& chunk = run_[at(c)];
+            const Chunk& chunk = even_run_.chunk[at(c)];
             squares_[at(chunk.partial)] = squares(tensor_[at(chunk.tensor)].g, chunk.first, chunk.size, scale);
         }
     });
@@ -240,27 +267,30 @@ double Plan::sum_of_squares(const Options& options, double scale) {
     for (std::size_t i = 0; i < bound_.size(); ++i) {
         if (!active_[i]) continue;
         double of_tensor = 0;
-        for (Index c = 0; c < chunks_of_[i]; ++c) of_tensor += squares_[at(chunk_[at(first_chunk_[i] + c)].partial)];
+        for (Index c = 0; c < cut.count[i]; ++c) of_tensor += squares_[at(cut.chunk[at(cut.first[i] + c)].partial)];
         total += of_tensor;
     }
     return total;
 }
 
+/// Reads all gradients: their norm, and whether they are finite.
 Outcome Plan::measure(const Options& options) {
+    const Cut& cut = even_cut_.first.empty() ? cut_ : even_cut_;
+    select(cut, even_run_);
+    squares_.resize(cut.chunk.size());
     Outcome outcome;
     outcome.measured = true;
-    squares_.resize(at(partial_count_));
-    double scale = 1, total = sum_of_squares(options, scale);
-    if (!std::isfinite(total) && float_run_ < Index(run_.size())) {
+    double scale = 1, total = sum_of_squares(cut, options, scale);
+    if (!std::isfinite(total) && even_run_.floats < Index(even_run_.chunk.size())) {
         // Finite doubles may have infinite squares: 2^-600 brings every one of them into range.
         scale = 0x1p-600;
-        total = sum_of_squares(options, scale);
+        total = sum_of_squares(cut, options, scale);
     }
     outcome.norm = std::sqrt(total) / scale;
     if (!std::isfinite(total)) {
         for (std::size_t i = 0; i < bound_.size() && outcome.nonfinite_tensor < 0; ++i)
-            for (Index c = 0; active_[i] && c < chunks_of_[i]; ++c)
-                if (!std::isfinite(squares_[at(chunk_[at(first_chunk_[i] + c)].partial)]))
+            for (Index c = 0; active_[i] && c < cut.count[i]; ++c)
+                if (!std::isfinite(squares_[at(cut.chunk[at(cut.first[i] + c)].partial)]))
                     outcome.nonfinite_tensor = Index(i);
         if (options.nonfinite == Nonfinite::raise) outcome.status = Outcome::Status::nonfinite;
         if (options.nonfinite == Nonfinite::skip) outcome.status = Outcome::Status::skipped;
@@ -281,8 +311,8 @@ void Plan::combine(const Compiled& compiled, int sweep, int sums_before) {
         if (compiled.scope == Scope::all) {
             double total = 0;
             for (std::size_t i = 0; i < bound_.size(); ++i)
-                if (active_[i] && chunks_of_[i] > 0)
-                    total += sum_partials(chunk_[at(first_chunk_[i])].partial, chunks_of_[i], j);
+                if (active_[i] && cut_.count[i] > 0)
+                    total += sum_partials(cut_.chunk[at(cut_.first[i])].partial, cut_.count[i], j);
             sums_[at(sums_before + j)] = total;
         } else {
             for (std::size_t u = 0; u < unit_.size(); ++u)
@@ -294,22 +324,7 @@ void Plan::combine(const Compiled& compiled, int sweep, int sums_before) {
 
 Outcome Plan::step(const Options& options) {
     const Compiled& compiled = rule();
-    const bool all = std::all_of(active_.begin(), active_.end(), [](char active) { return active; });
-    if (!(all && run_is_all_)) {
-        run_.clear();
-        before_.assign(1, 0);
-        float_run_ = 0;
-        for (const Index i : order_) {
-            if (!active_[at(i)]) continue;
-            for (Index c = first_chunk_[at(i)]; c < first_chunk_[at(i)] + chunks_of_[at(i)]; ++c) {
-                run_.push_back(chunk_[at(c)]);
-                before_.push_back(before_.back() + run_.back().size);
-                float_run_ += !computes_in_double(bound_[at(i)]);
-            }
-        }
-        run_is_all_ = all;
-    }
-
+    select(cut_, run_);
     Outcome outcome;
     if (options.max_norm >= 0 || options.nonfinite != Nonfinite::propagate) {
         outcome = measure(options);
@@ -320,11 +335,11 @@ Outcome Plan::step(const Options& options) {
     const AllStages& stages = *isa().stages;
     const auto job = [&](int sweep, int is_double) {
         const void* const typed = is_double ? static_cast<const void*>(&stages.float64) : &stages.float32;
-        return Job{tensor_.data(), run_.data(), typed, sums_.data(), partials_.data(), scalars_, sweep};
+        return Job{tensor_.data(), run_.chunk.data(), typed, sums_.data(), partials_.data(), scalars_, sweep};
     };
     int sums_before = 0;
     for (int sweep = 0; sweep < compiled.sweeps; ++sweep) {
-        over_chunks(options, [&](Index begin, Index end, int is_double) {
+        over_chunks(run_, options, [&](Index begin, Index end, int is_double) {
             compiled.sweep[is_double](job(sweep, is_double), begin, end);
         });
         if (sweep + 1 < compiled.sweeps) {
@@ -338,8 +353,9 @@ Outcome Plan::step(const Options& options) {
         if (!active_[i]) continue;
         const int is_double = computes_in_double(bound_[i]);
         const bool commits = compiled.scalars > 0 && (compiled.scope != Scope::all || first);
-        for (Index u = 0; commits && u < (compiled.scope == Scope::all ? 1 : units_of_[i]); ++u)
-            compiled.commit[is_double](job(compiled.sweeps - 1, is_double), *tensor_[i].call, first_unit_[i] + u);
+        if (commits)
+            compiled.commit[is_double](job(compiled.sweeps - 1, is_double), *tensor_[i].call, first_unit_[i],
+                                       first_unit_[i] + (compiled.scope == Scope::all ? 1 : units_of_[i]));
         first = false;
         ++counts_[i];
     }

@@ -83,10 +83,25 @@ private:
         Index first_partial, partials;
     };
 
+    /// All tensors cut into chunks, in the order in which they run, and where each tensor's are.
+    struct Cut {
+        std::vector<Chunk> chunk;
+        std::vector<Index> first, count;
+    };
+    /// The chunks of the active tensors, for one step.
+    struct Run {
+        std::vector<Chunk> chunk;
+        std::vector<Index> before;  ///< elements before each of them
+        Index floats = 0;           ///< how many of them compute in float; the rest in double
+        bool is_all = false;
+    };
+
+    Cut cut(bool rows);
+    void select(const Cut& cut, Run& run) const;
     template <class Body>
-    void over_chunks(const Options& options, const Body& body) const;
+    void over_chunks(const Run& run, const Options& options, const Body& body) const;
     Outcome measure(const Options& options);
-    double sum_of_squares(const Options& options, double scale);
+    double sum_of_squares(const Cut& cut, const Options& options, double scale);
     void make_calls(const Options& options, double gradient_scale);
     void combine(const Compiled& rule, int sweep, int sums_before);
 
@@ -101,16 +116,12 @@ private:
     std::vector<Tensor> tensor_;
     std::vector<char> active_, native_;  ///< native: parameter and state have the compute type
     std::vector<Index> order_;           ///< tensors sorted by compute type, then group: the order of the chunks
-    std::vector<Chunk> chunk_;
-    std::vector<Index> first_chunk_, chunks_of_;  ///< per tensor
+    Cut cut_;
+    Cut even_cut_;  ///< for norms: where chunks of the rule are whole rows, those of the norm still have one size
+    Run run_, even_run_;
     std::vector<Unit> unit_;
     std::vector<Index> first_unit_, units_of_;  ///< per tensor
     Index partial_count_ = 0;
-
-    std::vector<Chunk> run_;     ///< the chunks of this step
-    std::vector<Index> before_;  ///< elements before each of them
-    Index float_run_ = 0;        ///< how many of them compute in float; the rest in double
-    bool run_is_all_ = false;
 
     std::vector<Layout> layout_;  ///< per tensor: of the gradient and of each input
     std::vector<Index> layout_numbers_;

@@ -132,14 +132,15 @@ template <class Rule, class T, class Body, std::size_t... S>
     }
 }
 
-template <class Rule, class T, class Read, int N, std::size_t... S>
+template <class Rule, class T, class Read, int N, std::size_t... S, std::size_t... K>
 [[gnu::noinline]] void read_loop(const Read read, const T scale, T* const p, const T* const g, const Slots<T> slots,
-                                 const Index size, double (&terms)[N][block_size], std::index_sequence<S...>) {
+                                 const Index size, double (&terms)[N][block_size], std::index_sequence<S...>,
+                                 std::index_sequence<K...>) {
 #pragma omp simd
     for (Index i = 0; i < size; ++i) {
         [[maybe_unused]] T nothing{};
         const Terms<N> term = read(p[i], scale * g[i], element<Rule, T, S>(slots, i, nothing)...);
-        for (int k = 0; k < N; ++k) terms[k][i] = term.term[k];
+        ((terms[K][i] = term.term[K]), ...);
     }
 }
 
@@ -198,7 +199,7 @@ inline void read(const Stages<T>& stages, const Read& reader, const Tensor& tens
     alignas(64) double lane[N][lanes] = {};
     alignas(64) double terms[N][block_size];
     const auto loop = [&](T* p, const T* g, const Slots<T>& slots, T scale, Index n) {
-        read_loop<Rule, T>(reader, scale, p, g, slots, n, terms, every_slot);
+        read_loop<Rule, T>(reader, scale, p, g, slots, n, terms, every_slot, std::make_index_sequence<N>{});
         for (int k = 0; k < N; ++k) stages.sum(terms[k], int(n), lane[k]);
     };
     if (tensor.plain) {
@@ -237,14 +238,19 @@ inline void run(const Job& job, Index begin, Index end) {
         } else {
             const Chunk& chunk = job.chunks[c++];
             const Tensor& tensor = job.tensors[chunk.tensor];
-            for (Index done = 0, r = 0; done < chunk.size; done += chunk.row, ++r) {
-                const Index unit = chunk.unit + r;
-                double scalar[scalars + 1];  // a copy: every chunk of the unit sees the values before the step
+            double scalar[scalars + 1];  // a copy: every chunk of the unit sees the values before the step
+            const auto copy_scalars = [&](Index unit) {
                 for (int s = 0; s < scalars; ++s) scalar[s] = job.scalars[unit * scalars + s];
-                const Stage stage = reach<Rule, T, k>(start<Rule, T>(call, scalar), job.sums + unit * sums);
+            };
+            copy_scalars(chunk.unit);
+            // Once per chunk: where a chunk has several rows, their scalars may be used between sweeps only.
+            const auto first_stage = start<Rule, T>(call, scalar);
+            for (Index done = 0, unit = chunk.unit; done < chunk.size; done += chunk.row, ++unit) {
+                if (done > 0) copy_scalars(unit);
+                const Stage stage = reach<Rule, T, k>(first_stage, job.sums + unit * sums);
                 if constexpr (is_sum<Stage>)
                     read<Rule, T>(stages, stage.read, tensor, chunk.first + done, chunk.row,
-                                  job.partials + (chunk.partial + r) * sum_count<Rule, T, Stage>());
+                                  job.partials + (chunk.partial + unit - chunk.unit) * sum_count<Rule, T, Stage>());
                 else
                     write<Rule, T>(stages, stage, tensor, chunk.first + done, chunk.row);
             }
@@ -260,12 +266,22 @@ void sweep(const Job& job, Index begin, Index end) {
 }
 
 template <class Rule, class T>
-void commit(const Job& job, const Call& call, Index unit) {
+void commit(const Job& job, const Call& call, Index begin, Index end) {
     constexpr int last = sweep_count<Rule, T>() - 1;
     constexpr int scalars = scalars_of<Rule>().count;
-    if constexpr (scalars > 0)
-        (void)reach<Rule, T, last>(start<Rule, T>(call, job.scalars + unit * scalars),
-                                   job.sums + unit * total_sums<Rule, T>);
+    if constexpr (scalars > 0) {
+        double scalar[scalars];
+        const auto copy = [](const double* from, double* to) {
+            for (int s = 0; s < scalars; ++s) to[s] = from[s];
+        };
+        copy(job.scalars + begin * scalars, scalar);
+        const auto first_stage = start<Rule, T>(call, scalar);
+        for (Index unit = begin; unit < end; ++unit) {
+            if (unit > begin) copy(job.scalars + unit * scalars, scalar);
+            (void)reach<Rule, T, last>(first_stage, job.sums + unit * total_sums<Rule, T>);
+            copy(scalar, job.scalars + unit * scalars);
+        }
+    }
 }
 
 // ---- the table that core sees ------------------------------------------------------------------------------------

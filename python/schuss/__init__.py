@@ -10,6 +10,7 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
+import schuss.optimizers  # noqa: F401  (before the function of that name, which a later import would replace)
 from schuss import _core, clipping, math, schedules
 from schuss._runtime import configure, get_num_threads, instruction_sets, set_num_threads, show_runtime, use_isa
 from schuss.checkpoint import CheckpointError

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import inspect
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -77,13 +78,19 @@ class Reference:
         self._optimizer = optimizer
         self._leaves: list[NDArray[Any]] = [leaf.copy(order="K") for leaf in optimizer._leaves]
         self._slots: list[list[Any]] = [
-            [None if a is None else a.copy(order="K") for a in slot] for slot in optimizer._slots
+            [None if array is None else array.copy(order="K") for array in slot] for slot in optimizer._slots
         ]
         self._scalars = optimizer._scalars.copy()
         self._counts = optimizer._counts.copy()
+        kernel = optimizer._kernel()
+        self._together = kernel["scope"] == "all"
+        self._hyper = kernel["hyper"]
         self._flags = {
-            flag: bool(optimizer._flags >> bit & 1) for bit, flag in enumerate(optimizer._compiled()["flags"])
+            flag: bool(optimizer._flags >> bit & 1)
+            for bit, flag in enumerate(optimizer._compiled()["flags"])
+            if flag not in self._hyper
         }
+        self._tensors = [_Tensor(self, i) for i in range(len(self._leaves))]
 
     @property
     def params(self) -> Any:
@@ -101,128 +108,117 @@ class Reference:
 
     def step(self, grads: Any, **inputs: Any) -> None:
         """Update the copies; arguments as in the optimizer's step."""
-        gradients = [None if g is None else np.asarray(g) for g in trees.matching_leaves(grads, self._optimizer._tree)]
-        further = [
-            list(trees.matching_leaves(tree, self._optimizer._tree)) for tree in self._optimizer._ordered(inputs)
+        tree = self._optimizer._tree
+        operands = zip(
+            *(trees.matching_leaves(each, tree) for each in (grads, *self._optimizer._ordered(inputs))), strict=True
+        )
+        active = [
+            (tensor, arrays) for tensor, arrays in zip(self._tensors, operands, strict=True) if arrays[0] is not None
         ]
-        active = [i for i, gradient in enumerate(gradients) if gradient is not None]
         if not active:
             return
         with np.errstate(all="ignore"):
-            self._step(gradients, further, active)
-        for i in [*active, -1]:
-            self._counts[i] += 1
+            self._step([(tensor, [tensor.numbers(array) for array in arrays]) for tensor, arrays in active])
+        for tensor, _ in active:
+            self._counts[tensor.index] += 1
+        self._counts[-1] += 1
 
-    def _step(self, gradients: Sequence[Any], further: Sequence[Sequence[Any]], active: Sequence[int]) -> None:
+    def _step(self, active: Sequence[tuple[_Tensor, list[NDArray[Any]]]]) -> None:
         """Run the reference on every active tensor."""
         optimizer = self._optimizer
         values = optimizer._values_at(int(self._counts[-1]))
-        scale = (-1.0 if optimizer.maximize else 1.0) * self._clip_coefficient(gradients, active)
-        calls = [self._prepare(i, gradients[i], [tree[i] for tree in further], scale, values) for i in active]
-        if inspect.isgeneratorfunction(optimizer.reference):
-            self._step_together(calls)
+        scale = (-1.0 if optimizer.maximize else 1.0) * self._clip_coefficient([arrays[0] for _, arrays in active])
+        calls: list[tuple[list[Any], dict[str, Any]]] = []
+        for tensor, (gradient, *further) in active:
+            hyper = values[tensor.group]
+            g = _regularised(gradient, tensor.p, scale, hyper["l2"], hyper["l1"])
+            clock = self._counts[-1 if self._together else tensor.index]
+            keywords: dict[str, Any] = {"t": int(clock) + 1} | {key: hyper[key] for key in self._hyper} | self._flags
+            scalars = [each.copy() for each in tensor.scalars] if self._together else tensor.scalars
+            calls.append(([tensor.p, g, *further, *tensor.slots, *scalars], keywords))
+        if self._together:
+            self._step_together([optimizer.reference(*arrays, **keywords) for arrays, keywords in calls])
+            count = self._scalars.shape[1]
+            self._scalars[0] = [scalar[()] for scalar in calls[0][0][len(calls[0][0]) - count :]]
         else:
-            for call in calls:
-                optimizer.reference(*call.arrays, *call.scalars, **call.keywords)
-        for call in calls:
-            self._finish(call)
+            for arrays, keywords in calls:
+                optimizer.reference(*arrays, **keywords)
+        for tensor, _ in active:
+            tensor.finish(optimizer.bounds)
 
-    def _clip_coefficient(self, gradients: Sequence[Any], active: Sequence[int]) -> float:
+    def _clip_coefficient(self, gradients: Sequence[NDArray[Any]]) -> float:
         """Return what `clip` multiplies the gradients with."""
         if self._optimizer.clip is None:
             return 1.0
-        limit, squares = float(self._optimizer.clip.max_norm), 0.0
-        for i in active:
-            g = _as_reals(self._in_memory_order(i, gradients[i]))
-            numbers = widened(g, memory.compute_dtype(self._leaves[i]))
-            squares += dot(numbers, numbers)
-        norm = float(np.sqrt(squares))
+        limit = float(self._optimizer.clip.max_norm)
+        norm = math.sqrt(sum((dot(gradient, gradient) for gradient in gradients), 0.0))
         return 1.0 if norm <= limit else limit / norm
 
-    def _in_memory_order(self, i: int, gradient: NDArray[Any]) -> NDArray[Any]:
-        """Return a gradient contiguous in its parameter's memory order."""
-        order = "F" if memory.is_fortran(self._leaves[i]) else "C"
-        return np.asarray(gradient, order=order)  # type: ignore[call-overload,no-any-return]
-
-    def _prepare(
-        self, i: int, gradient: NDArray[Any], inputs: Sequence[Any], scale: float, values: Sequence[Mapping[str, float]]
-    ) -> _Call:
-        """Bring a tensor's operands into the compute type and add what no rule knows."""
-        optimizer = self._optimizer
-        compute = memory.compute_dtype(self._leaves[i])
-        hyper = values[optimizer._group_of[i]]
-
-        def number(array: NDArray[Any]) -> NDArray[Any]:
-            reals = _as_reals(array)
-            return reals if reals.dtype == compute else widened(reals, compute)
-
-        p = number(self._leaves[i])
-        g = number(self._in_memory_order(i, gradient))
-        if scale != 1:
-            g = scale * g
-        if hyper["l2"] and hyper["l1"]:
-            g = g + hyper["l2"] * p + hyper["l1"] * np.sign(p)
-        elif hyper["l2"]:
-            g = g + hyper["l2"] * p
-        elif hyper["l1"]:
-            g = g + hyper["l1"] * np.sign(p)
-        slots = [None if slot[i] is None else number(slot[i]) for slot in self._slots]
-        scope = optimizer._kernel()["scope"]
-        scalars = [optimizer._scalar_view(self._scalars, i, j) for j in range(self._scalars.shape[1])]
-        if scope == "all":
-            scalars = [scalar.copy() for scalar in scalars]
-        t = int(self._counts[-1 if scope == "all" else i]) + 1
-        keywords: dict[str, Any] = {key: hyper[key] for key in optimizer._kernel()["hyper"]} | {
-            flag: on for flag, on in self._flags.items() if flag not in optimizer._kernel()["hyper"]
-        }
-        further = [number(self._in_memory_order(i, each)) for each in inputs]
-        return _Call(i, [p, g, *further, *slots], slots, scalars, {"t": t, **keywords})
-
-    def _step_together(self, calls: Sequence[_Call]) -> None:
+    @staticmethod
+    def _step_together(running: Sequence[Generator[Any, Any, None]]) -> None:
         """Run generators side by side: what each yields are its parts of sums over all tensors."""
-        running: list[Iterator[Any]] = [
-            self._optimizer.reference(*call.arrays, *call.scalars, **call.keywords) for call in calls
-        ]
         sums: Any = None
         while True:
             parts = []
             for generator in running:
-                try:
-                    parts.append(generator.send(sums))  # type: ignore[attr-defined]
-                except StopIteration:
-                    continue
+                with contextlib.suppress(StopIteration):
+                    parts.append(generator.send(sums))
             if not parts:
-                break
+                return
             rows = [part if isinstance(part, tuple) else (part,) for part in parts]
             totals = tuple(sum(column, 0.0) for column in zip(*rows, strict=True))
             sums = totals if isinstance(parts[0], tuple) else totals[0]
-        for j, scalar in enumerate(calls[0].scalars):
-            self._scalars[0, j] = scalar[()]
-
-    def _finish(self, call: _Call) -> None:
-        """Project on the bounds and round back into storage."""
-        p = call.arrays[0]
-        if self._optimizer.bounds is not None:
-            p[...] = np.minimum(np.maximum(p, self._optimizer.bounds[0]), self._optimizer.bounds[1])
-        stored = [(self._leaves[call.tensor], p)]
-        stored += [
-            (slot[call.tensor], new) for slot, new in zip(self._slots, call.slots, strict=True) if new is not None
-        ]
-        for array, new in stored:
-            target = _as_reals(array)
-            if target.dtype != new.dtype:
-                target[...] = rounded(new, target.dtype)
 
 
-@dataclass
-class _Call:
-    """One tensor's arguments of the reference."""
+class _Tensor:
+    """One tensor's copies as the reference takes them: in the compute type, in memory order, complex numbers as pairs."""
 
-    tensor: int
-    arrays: list[Any]
-    slots: list[Any]
-    scalars: list[Any]
-    keywords: dict[str, Any]
+    def __init__(self, twin: Reference, index: int) -> None:
+        self.index, self.group = index, twin._optimizer._group_of[index]
+        leaf = twin._leaves[index]
+        self.compute = memory.compute_dtype(leaf)
+        self.fortran = memory.is_fortran(leaf)
+        self.stored: list[tuple[NDArray[Any], NDArray[Any]]] = []  # storage, and the numbers to be rounded into it
+        self.p = self._numbers_of(leaf)
+        self.slots = [None if slot[index] is None else self._numbers_of(slot[index]) for slot in twin._slots]
+        self.scalars = [twin._optimizer._scalar_view(twin._scalars, index, j) for j in range(twin._scalars.shape[1])]
+
+    def _numbers_of(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return an array's memory itself if it has the compute type, else its numbers, to be rounded back."""
+        reals = _as_reals(array)
+        if reals.dtype == self.compute:
+            return reals
+        self.stored.append((reals, widened(reals, self.compute)))
+        return self.stored[-1][1]
+
+    def numbers(self, array: Any) -> NDArray[Any]:
+        """Return a gradient's or an input's numbers."""
+        given = np.asarray(array)
+        if self.fortran:
+            given = given.T
+        if given.dtype == self.compute:
+            return given
+        reals = _as_reals(np.ascontiguousarray(given)) if given.dtype.kind == "c" else given
+        return reals if reals.dtype == self.compute else widened(reals, self.compute)
+
+    def finish(self, bounds: tuple[float, float] | None) -> None:
+        """Project on the bounds, round back into storage, and go on from what was stored."""
+        if bounds is not None:
+            self.p[...] = np.minimum(np.maximum(self.p, bounds[0]), bounds[1])
+        for storage, numbers in self.stored:
+            storage[...] = rounded(numbers, storage.dtype)
+            numbers[...] = widened(storage, self.compute)
+
+
+def _regularised(g: NDArray[Any], p: NDArray[Any], scale: float, l2: float, l1: float) -> NDArray[Any]:
+    """Return what the rule sees as gradient; terms that were not asked for do not enter (g + 0 * p is not always g)."""
+    if scale != 1:
+        g = scale * g
+    if l2:
+        g = g + l2 * p
+    if l1:
+        g = g + l1 * np.sign(p)
+    return g
 
 
 @dataclass(frozen=True)
