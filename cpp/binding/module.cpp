@@ -261,18 +261,17 @@ py::typing::Dict<py::str, py::object> rules() {
     using namespace py::literals;
     py::typing::Dict<py::str, py::object> all;
     for (int r = 0; r < rule_count(); ++r) {
-        const Variants& variants = *registry().front().rules[r];
+        const Rule& rule = *registry().front().rules[r];
         py::dict kernels;
-        for (int v = 0; v < variants.count; ++v) {
-            const Compiled& each = variants.variant[v];
+        for (int v = 0; v < rule.count; ++v) {
+            const Compiled& each = rule.variant[v];
             kernels[py::int_(each.flags)] =
                 py::dict("kind"_a = each.kind, "scope"_a = scope_name(each.scope),
                          "hyper"_a = names(each.hyper, each.hypers), "inputs"_a = names(each.slot, each.inputs),
                          "state"_a = names(each.slot + each.inputs, each.slots - each.inputs),
                          "scalars"_a = names(each.scalar, each.scalars), "sweeps"_a = each.sweeps);
         }
-        all[variants.name] =
-            py::dict("index"_a = r, "flags"_a = names(variants.flag, variants.flag_count), "kernels"_a = kernels);
+        all[rule.name] = py::dict("index"_a = r, "flags"_a = names(rule.flag, rule.flag_count), "kernels"_a = kernels);
     }
     return all;
 }

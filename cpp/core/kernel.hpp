@@ -11,7 +11,6 @@ constexpr int max_hyper = 16;
 constexpr int max_slots = 12;  ///< inputs and element slots of one rule
 constexpr int max_sums = 8;    ///< sums of all sweeps of one rule
 constexpr int max_scalars = 8;
-constexpr int max_variants = 16;
 
 /// Elements in a chunk, the unit of work: 64 KiB of float32 per operand, so that the four operands of Adam stay in a
 /// 512 KiB L2 between two sweeps, and 1,221 chunks share 20 M elements evenly.
@@ -111,11 +110,11 @@ struct Compiled {
     Commit commit[2];
 };
 
-struct Variants {
+struct Rule {
     const char* name;
     int count, flag_count;
     const char* flag[4];
-    Compiled variant[max_variants];
+    const Compiled* variant;  ///< `count` combinations of its construction flags
 };
 
 struct AllStages {
@@ -125,7 +124,7 @@ struct AllStages {
 
 struct InstructionSet {
     const char* name;
-    const Variants* const* rules;
+    const Rule* const* rules;
     const AllStages* stages;
 };
 

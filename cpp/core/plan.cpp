@@ -46,10 +46,10 @@ Plan::Plan(int rule, unsigned flags, std::vector<View> parameters, std::vector<i
       hyper_(at(groups), std::vector<double>(max_hyper + 2)),
       scalars_(scalars),
       counts_(counts) {
-    const Variants& variants = *isa().rules[rule];
-    while (variant_ < at(variants.count) && variants.variant[variant_].flags != flags) ++variant_;
-    if (variant_ == at(variants.count))
-        throw std::invalid_argument(std::string(variants.name) + " has no kernel for these construction flags");
+    const Rule& compiled_rule = *isa().rules[rule];
+    while (variant_ < at(compiled_rule.count) && compiled_rule.variant[variant_].flags != flags) ++variant_;
+    if (variant_ == at(compiled_rule.count))
+        throw std::invalid_argument(std::string(compiled_rule.name) + " has no kernel for these construction flags");
     const Compiled& compiled = this->rule();
 
     const std::size_t n = bound_.size();

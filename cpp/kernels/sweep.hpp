@@ -286,6 +286,30 @@ void commit(const Job& job, const Call& call, Index begin, Index end) {
 
 // ---- the table that core sees ------------------------------------------------------------------------------------
 
+/// The combinations of a rule's construction flags, while they are collected at compile time.
+struct Variants {
+    int count = 0, flag_count = 0;
+    const char* flag[4] = {};
+    Compiled variant[16] = {};
+};
+
+template <int count>
+struct Table {
+    Compiled variant[count];
+};
+
+/// The same without the room that was not needed.
+template <int count>
+constexpr Table<count> trimmed(const Variants& variants) {
+    Table<count> table{};
+    for (int i = 0; i < count; ++i) table.variant[i] = variants.variant[i];
+    return table;
+}
+
+constexpr Rule rule_of(const char* name, const Variants& all, const Compiled* table) {
+    return {name, all.count, all.flag_count, {all.flag[0], all.flag[1], all.flag[2], all.flag[3]}, table};
+}
+
 template <class Rule>
 constexpr Compiled describe(const char* kind, Scope scope, unsigned flags) {
     Compiled entry{};
@@ -338,29 +362,29 @@ constexpr void every_combination(const Visit& visit) {
 
 /// All combinations of a rule's construction flags; a rule without flags is the one combination of none.
 template <class Rule>
-constexpr Variants variants(const char* name, const char* kind, Scope scope) {
-    Variants all{name, 0, 0, {}, {}};
+constexpr Variants variants(const char* kind, Scope scope) {
+    Variants all;
     add<Rule>(all, kind, scope, 0);
     return all;
 }
 
 template <template <bool> class Rule>
-constexpr Variants variants(const char* name, const char* kind, Scope scope) {
-    Variants all{name, 0, 0, {}, {}};
+constexpr Variants variants(const char* kind, Scope scope) {
+    Variants all;
     every_combination<1>([&]<unsigned f>() { add<Rule<(f & 1) != 0>>(all, kind, scope, f); });
     return all;
 }
 
 template <template <bool, bool> class Rule>
-constexpr Variants variants(const char* name, const char* kind, Scope scope) {
-    Variants all{name, 0, 0, {}, {}};
+constexpr Variants variants(const char* kind, Scope scope) {
+    Variants all;
     every_combination<2>([&]<unsigned f>() { add<Rule<(f & 1) != 0, (f & 2) != 0>>(all, kind, scope, f); });
     return all;
 }
 
 template <template <bool, bool, bool> class Rule>
-constexpr Variants variants(const char* name, const char* kind, Scope scope) {
-    Variants all{name, 0, 0, {}, {}};
+constexpr Variants variants(const char* kind, Scope scope) {
+    Variants all;
     every_combination<3>(
         [&]<unsigned f>() { add<Rule<(f & 1) != 0, (f & 2) != 0, (f & 4) != 0>>(all, kind, scope, f); });
     return all;
