@@ -402,6 +402,8 @@ class Optimizer(_Typed):
 
         if array.dtype == memory.BFLOAT16_BITS:
             array[...] = rounded(np.broadcast_to(np.asarray(values, np.float32), array.shape), array.dtype)
+        elif array.dtype.kind == "c" and not np.iscomplexobj(values):
+            array.real[...] = array.imag[...] = values  # a pair of reals: the same start for both
         else:
             array[...] = values
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from schuss.hyperparameters import Fraction, NonNegative
@@ -66,4 +68,4 @@ class AdaHessian(Optimizer, rule="adahessian"):
         bias1, bias2 = one_minus_power(beta1, t), one_minus_power(beta2, t)
         m[...] = beta1 * m + (1 - beta1) * g
         v[...] = beta2 * v + (1 - beta2) * (hessian * hessian)
-        p[...] = (1 - lr * weight_decay) * p - (lr / bias1) * (m / ((1 / bias2**0.5) * np.sqrt(v) + eps))
+        p[...] = (1 - lr * weight_decay) * p - (lr / bias1) * (m / ((1 / math.sqrt(bias2)) * np.sqrt(v) + eps))

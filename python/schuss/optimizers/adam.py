@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from schuss.hyperparameters import Fraction, NonNegative, Switch
@@ -65,4 +67,4 @@ class Adam(Optimizer, rule="adam"):
         bias2 = one_minus_power(beta2, t) if bias_correction else 1.0
         m[...] = beta1 * m + (1 - beta1) * g
         v[...] = beta2 * v + (1 - beta2) * (g * g)
-        p[...] = p - (lr / bias1) * (m / ((1 / bias2**0.5) * np.sqrt(v) + eps))
+        p[...] = p - (lr / bias1) * (m / ((1 / math.sqrt(bias2)) * np.sqrt(v) + eps))

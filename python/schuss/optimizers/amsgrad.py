@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from schuss.hyperparameters import Fraction, NonNegative
@@ -63,4 +65,4 @@ class AMSGrad(Optimizer, rule="amsgrad"):
         m[...] = beta1 * m + (1 - beta1) * g
         v[...] = beta2 * v + (1 - beta2) * (g * g)
         v_max[...] = np.maximum(v_max, v)
-        p[...] = p - (lr / bias1) * (m / ((1 / bias2**0.5) * np.sqrt(v_max) + eps))
+        p[...] = p - (lr / bias1) * (m / ((1 / math.sqrt(bias2)) * np.sqrt(v_max) + eps))

@@ -63,6 +63,6 @@ class NovoGrad(Optimizer, rule="novograd"):
         """Step one tensor in NumPy."""
         gg = dot(g, g)
         v[...] = gg if t == 1 else beta2 * v + (1 - beta2) * gg
-        scale = 1 / (math.sqrt(v) + eps) if v > 0 or eps > 0 else math.inf
+        scale = 1 / (math.sqrt(v) + eps) if v != 0 or eps > 0 else math.inf
         m[...] = beta1 * m + (scale * g + weight_decay * p)
         p[...] = p - lr * m

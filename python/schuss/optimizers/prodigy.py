@@ -58,7 +58,8 @@ class Prodigy(Optimizer, rule="prodigy"):
 
     For fine-tuning and other runs where searching a step size costs more than memory.
 
-    This is the authors' form and defaults. Optax uses the bias correction always, and the old d beside `eps`.
+    This is the authors' form and defaults, but for ``lr=0``, where the authors' code leaves the averages alone. Optax always
+    corrects the bias and has no bound of the growth.
 
     Examples
     --------

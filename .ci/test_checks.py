@@ -1,0 +1,75 @@
+"""The checks of vectorization.py and symbols.py can fail: each is shown a fault it must find, and one clean source."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import symbols
+import vectorization
+
+FLAGS = "-std=c++20 -O3 -fopenmp-simd -fno-math-errno -fno-trapping-math -fPIC -fvisibility=hidden"
+LOOP = """
+namespace {
+template <class T> [[gnu::noinline]] void sweep(T* p, const T* g, long n) {
+    #pragma omp simd
+    for (long i = 0; i < n; ++i) {
+        BODY
+    }
+}
+}  // namespace
+extern "C" void run(float* p, const float* g, double* q, const double* h, long n) { sweep(p, g, n); sweep(q, h, n); }
+"""
+
+
+def build(folder: Path, source: str, march: str) -> str:
+    """Compile one source as a build directory of its own and return that directory."""
+    (folder / "unit.cpp").write_text(source)
+    command = f"g++ {FLAGS} -march={march} -o unit.o -c unit.cpp"
+    entry = {"directory": str(folder), "file": "unit.cpp", "command": command}
+    (folder / "compile_commands.json").write_text(json.dumps([entry]))
+    subprocess.run(command.split(), cwd=folder, check=True)
+    return str(folder)
+
+
+@pytest.mark.parametrize("march", vectorization.WIDTH)
+@pytest.mark.parametrize(
+    ("body", "code", "says"),
+    [
+        ("p[i] = p[i] - T(0.5) * g[i];", 0, "2 instances of 1 loops"),
+        ("p[i + 1] = p[i] + g[i];", 1, "missed"),  # needs the element before
+        ("p[i] = __builtin_fmod(p[i], g[i]);", 1, "missed"),  # no vector form
+        ("p[i] = 0;", 1, "0 reported"),  # becomes a call of memset
+    ],
+)
+def test_vectorization(
+    body: str, code: int, says: str, march: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert vectorization.main(build(tmp_path, LOOP.replace("BODY", body), march)) == code
+    assert says in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ('extern "C" double run(double x) { return x; }', ""),
+        ('extern "C" double run(double x) { return x; } double two() { return 2; }', "2 global symbols"),
+        ("template <class T> [[gnu::noinline]] T own(T x) { return x; } template int own(int);", "own<int>"),
+        ('extern "C" int run() { static int n; return ++n; }', ".bss"),
+        ("int f(); static int n = f(); int run() { return n; }", ".init_array"),
+        ("double run(double x, double y) { return __builtin_fma(x, y, y); }", "vfmadd"),
+    ],
+)
+def test_symbols(source: str, says: str, tmp_path: Path) -> None:
+    folder = build(tmp_path, source, "x86-64-v3")
+    found = [fault for check in (symbols.isolated, symbols.fused) for fault in check(Path(folder, "unit.o"))]
+    assert any(says in fault for fault in found) if says else not found
+
+
+@pytest.mark.parametrize(("flag", "says"), [("-Wl,-z,execstack", "executable stack"), ("-Wl,-rpath,/", "RUNPATH")])
+def test_linked(flag: str, says: str, tmp_path: Path) -> None:
+    build(tmp_path, '[[gnu::visibility("default")]] int extra() { return 1; }', "x86-64")
+    subprocess.run(["g++", "-shared", flag, "unit.o", "-o", "unit.so"], cwd=tmp_path, check=True)
+    found = list(symbols.linked(tmp_path / "unit.so"))
+    assert any(says in fault for fault in found)
+    assert any("extra" in fault for fault in found)

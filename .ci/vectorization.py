@@ -1,0 +1,170 @@
+"""Fail unless GCC vectorized every ``#pragma omp simd`` loop of the kernels, on every instruction set.
+
+Usage: vectorization.py BUILD_DIRECTORY (one with compile_commands.json)
+
+What must be vectorized comes from the compiler's dump of the pragmas it instantiated, one for each template instance;
+what was vectorized comes from its optimization record, which (other than -fopt-info) says of each loop the function and
+the chain of inlined calls it stands in. A loop with no report at all fails as well: it may not be vector code.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+# Bytes that the widest vector of a loop must have at least, by -march.
+WIDTH = {"x86-64": 16, "x86-64-v3": 32, "x86-64-v4": 64}
+
+Loop = tuple[str, int]  # a simd loop as written: file and line of its pragma
+Record = dict[str, Any]
+
+
+@dataclass
+class Report:
+    """What one translation unit says: instances asked for, and the vector bytes or complaints of those looked at."""
+
+    name: str
+    march: str
+    asked: dict[Loop, set[str]] = field(default_factory=lambda: defaultdict(set))
+    bytes_of: dict[tuple[Loop, str], int] = field(default_factory=dict)
+    missed: dict[tuple[Loop, str], str] = field(default_factory=dict)
+
+    def faults(self) -> Iterator[str]:
+        """Yield one sentence for each loop that is missed, narrow, or not reported."""
+        for (loop, owner), why in self.missed.items():
+            yield f"{self.name}: {place(loop)} is missed in {owner}: {why}"
+        for (loop, owner), width in self.bytes_of.items():
+            if width < WIDTH.get(self.march, 16):
+                yield f"{self.name}: {place(loop)} has only {width}-byte vectors in {owner}"
+        for loop, instances in self.asked.items():
+            seen = {owner for at, owner in self.bytes_of.keys() | self.missed.keys() if at == loop}
+            if len(seen) < len(instances):
+                names = ", ".join(sorted(instances - seen))
+                yield f"{self.name}: {place(loop)} has {len(instances)} instances, {len(seen)} reported; not: {names}"
+
+
+def place(loop: Loop) -> str:
+    """Return the pragma's place as ``file:line``."""
+    return f"{Path(loop[0]).name}:{loop[1]}"
+
+
+@cache
+def last_line(loop: Loop) -> int:
+    """Return the line on which the statement after a pragma ends."""
+    lines = Path(loop[0]).read_text(encoding="utf-8").splitlines()
+    first, depth = loop[1], 0
+    while lines[first - 1].endswith("\\"):
+        first += 1
+    for number, line in enumerate(lines[first:], first + 1):
+        for char in line.split("//")[0]:
+            depth += (char in "([{") - (char in ")]}")
+            if depth == 0 and char in ";}":
+                return number
+    raise SystemExit(f"{place(loop)}: found no end of the loop")
+
+
+def asked(dump: str, report: Report, directory: Path) -> None:
+    """Read the instances of simd loops out of an -fdump-tree-omplower-lineno dump."""
+    function = ""
+    for line in dump.splitlines():
+        if head := re.match(r";; Function .*? \((\S+), funcdef_no", line):
+            function = head[1]
+        elif pragma := re.match(r"\s*\[(.+?):(\d+):\d+\] #pragma omp simd\b", line):
+            report.asked[str((directory / pragma[1]).resolve()), int(pragma[2])].add(function)
+
+
+def owner_of(record: Record, loops: dict[Loop, set[str]], directory: Path) -> tuple[Loop, str] | None:
+    """Return the simd loop that a report is about and the function it was written in, or None."""
+    chain = record.get("inlining_chain", [])
+    places = [record["location"]] + [link["site"] for link in chain[1:]]
+    for depth, (at, link) in enumerate(zip(places, chain, strict=True)):
+        for loop in loops:
+            if loop[0] == str((directory / at["file"]).resolve()) and loop[1] < at["line"] <= last_line(loop):
+                outermost = depth == len(chain) - 1
+                # A clone (constprop, isra) is the same instance; an inlined instance has no symbol but its spelling.
+                return loop, record["function"].partition(".")[0] if outermost else link["fndecl"]
+    return None
+
+
+def text(record: Record) -> str:
+    """Return a record's message as one line, with what it says of expressions."""
+    parts = (part if isinstance(part, str) else part.get("expr", part.get("stmt", "")) for part in record["message"])
+    return "".join(parts).strip()
+
+
+def reasons(record: Record) -> Iterator[str]:
+    """Yield what the vectorizer complains of below a record, each on one line."""
+    for child in record.get("children", []):
+        if child["kind"] == "failure" and (complaint := " ".join(text(child).split())):
+            yield complaint
+        yield from reasons(child)
+
+
+def looked_at(records: list[Record], report: Report, directory: Path) -> None:
+    """Read what the vectorizer did with each loop out of an optimization record."""
+    nest: Record = {}
+    for record in records:
+        message = text(record)
+        if message == "=== analyze_loop_nest ===":
+            nest = record
+        width = re.match(r"loop vectorized using (\d+) byte vectors", message)
+        missed = record["kind"] == "failure" and message == "couldn't vectorize loop"
+        if not (width or missed) or not (key := owner_of(record, report.asked, directory)):
+            continue
+        if width:  # the epilogue follows its loop, with narrower vectors
+            report.bytes_of[key] = max(report.bytes_of.get(key, 0), int(width[1]))
+        else:
+            report.missed[key] = "; ".join(dict.fromkeys(reasons(nest))) or "no reason given"
+
+
+def check(entry: dict[str, str]) -> Report:
+    """Compile one source as the build does, with the compiler's reports, and return what they say."""
+    command, directory = shlex.split(entry["command"]), Path(entry["directory"])
+    output = command.index("-o") + 1
+    march = [flag.removeprefix("-march=") for flag in command if flag.startswith("-march=")][-1]
+    report = Report(name="/".join(Path(command[output]).parts[-2:]), march=march)
+    with tempfile.TemporaryDirectory() as scratch:
+        command[output] = f"{scratch}/unit.o"
+        extra = ["-fsave-optimization-record", f"-fdump-tree-omplower-lineno={scratch}/pragmas"]
+        if subprocess.run([*command, *extra], cwd=directory, check=False).returncode:
+            raise SystemExit(f"{report.name}: does not compile")
+        asked(Path(scratch, "pragmas").read_text(encoding="utf-8"), report, directory)
+        (record,) = Path(scratch).glob("*.opt-record.json.gz")
+        with gzip.open(record, "rt", encoding="utf-8") as stream:
+            looked_at(json.load(stream)[2], report, directory)
+    return report
+
+
+def main(build: str) -> int:
+    """Check a build directory and return the exit code."""
+    entries = json.loads(Path(build, "compile_commands.json").read_text(encoding="utf-8"))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        reports = list(pool.map(check, [entry for entry in entries if "-march=" in entry["command"]]))
+    faults = [fault for report in reports for fault in report.faults()]
+    for march in sorted({report.march for report in reports}):
+        mine = [report for report in reports if report.march == march]
+        done, loops = sum(len(report.bytes_of) for report in mine), {loop for report in mine for loop in report.asked}
+        print(f"{march}: {len(mine)} objects, {done} instances of {len(loops)} loops vectorized")
+    readable = subprocess.run(["c++filt"], input="\n".join(faults), text=True, capture_output=True, check=True).stdout
+    print(re.sub(r"schuss::|[({]anonymous(?: namespace)?[)}]::", "", readable))
+    if not any(report.asked for report in reports):
+        print(f"{build}: no source for one instruction set has a simd loop, so nothing was checked")
+        return 1
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

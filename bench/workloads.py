@@ -1,0 +1,95 @@
+"""What is stepped: the shapes of a workload and where its arrays lie."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+LINE = 64
+
+Shape = tuple[int, ...]
+Arrays = list[NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A list of float32 tensors.
+
+    Attributes
+    ----------
+    name, title
+        How it is called on the command line and in tables.
+    shapes
+        One shape per tensor.
+    calls
+        The most calls in a block.
+    offset
+        Bytes past a cache line at which the caller's arrays start; None leaves them where NumPy puts them.
+    roofline
+        Whether moving its bytes is a bound worth showing; for a few elements only the overhead is.
+    """
+
+    name: str
+    title: str
+    shapes: tuple[Shape, ...]
+    calls: int
+    offset: int | None = None
+    roofline: bool = True
+
+    @property
+    def elements(self) -> int:
+        """Return the elements of all tensors."""
+        return sum(math.prod(shape) for shape in self.shapes)
+
+    def arrays(self, fill: Callable[[Shape], NDArray[np.float32]]) -> Arrays:
+        """Return one array per tensor with the values of `fill(shape)`."""
+        return [_placed(fill(shape), self.offset) for shape in self.shapes]
+
+
+def workloads(quick: bool = False) -> dict[str, Workload]:
+    """Return the workloads by name; `quick` shrinks them for a run that only shows that the benchmark works."""
+    large = (500, 800) if quick else (5000, 4000)
+    repeats = 10 if quick else 100
+    counts = (1, 10, 50) if quick else (1, 10, 200, 1000)
+    title = f"one array of {math.prod(large) / 1e6:g} million elements"
+    calls = 5 if quick else 50
+    listed = [
+        Workload("large", title, (large,), calls=1, offset=0),
+        Workload("large-offset", f"{title}, 16 bytes off a cache line", (large,), calls=1, offset=16),
+        Workload("resnet18", "ResNet-18-like network", resnet18(8 if quick else 64), calls),
+        Workload("small", f"{2 * repeats} small tensors", ((64, 64), (64,)) * repeats, calls),
+        *(Workload(f"tiny-{n}", f"{n} x 10 elements", ((10,),) * n, calls, roofline=False) for n in counts),
+    ]
+    return {workload.name: workload for workload in listed}
+
+
+def resnet18(width: int = 64) -> tuple[Shape, ...]:
+    """Return the 53 shapes of a ResNet-18-like network (convolutions, norms, a dense layer): 11.5 M elements."""
+    shapes: list[Shape] = []
+
+    def convolution(out: int, into: int, side: int) -> None:
+        shapes.extend([(out, into, side, side), (out,), (out,)])
+
+    convolution(width, 3, 7)
+    into = width
+    for stage in range(4):
+        out = width << stage
+        for layer in range(4):
+            convolution(out, into if layer == 0 else out, 3)
+        into = out
+    shapes.extend([(1000, into), (1000,)])
+    return tuple(shapes)
+
+
+def _placed(values: NDArray[np.float32], offset: int | None) -> NDArray[np.float32]:
+    if offset is None:
+        return values
+    room = np.empty(values.nbytes + 2 * LINE, np.uint8)
+    first = -room.ctypes.data % LINE + offset
+    placed = room[first : first + values.nbytes].view(values.dtype).reshape(values.shape)
+    placed[...] = values
+    return placed

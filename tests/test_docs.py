@@ -1,0 +1,98 @@
+"""What is shown runs: the examples of every docstring, and every Python block of the README in one namespace."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import schuss
+
+ROOT = Path(__file__).resolve().parents[1]
+OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+
+
+def modules() -> list[ModuleType]:
+    """Return the package and all its modules."""
+    found = pkgutil.walk_packages(schuss.__path__, "schuss.")
+    return [schuss, *(importlib.import_module(module.name) for module in found)]
+
+
+def examples() -> list[doctest.DocTest]:
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    found = [test for module in modules() for test in finder.find(module, extraglobs={"np": np, "schuss": schuss})]
+    return [test for test in found if test.examples]
+
+
+def public() -> list[tuple[str, Any]]:
+    """Return classes and functions of the package's interface, and the public methods of the classes."""
+    found: list[tuple[str, Any]] = []
+    for name in dir(schuss):
+        value = getattr(schuss, name)
+        names = getattr(value, "__all__", []) if inspect.ismodule(value) else []
+        for each, member in [(name, value), *((f"{name}.{inner}", getattr(value, inner)) for inner in names)]:
+            if inspect.isclass(member) or inspect.isroutine(member):
+                found.append((each, member))
+            if inspect.isclass(member):
+                methods = [(m, f) for m, f in vars(member).items() if not m.startswith("_")]
+                found += [(f"{each}.{m}", f) for m, f in methods if callable(f) or isinstance(f, property)]
+    return found
+
+
+@pytest.mark.parametrize("test", examples(), ids=lambda test: test.name)
+def test_examples_of_docstrings(test: doctest.DocTest) -> None:
+    printed: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=OPTIONS)
+    runner.run(test, out=printed.append)
+    assert runner.failures == 0, "".join(printed)
+
+
+@pytest.mark.parametrize(("name", "member"), public(), ids=lambda value: value if isinstance(value, str) else "")
+def test_the_interface_is_documented(name: str, member: Any) -> None:
+    """Public classes, functions and methods have a docstring whose first line is a sentence."""
+    text = inspect.getdoc(member)
+    assert text, f"{name} has no docstring"
+    first = text.split("\n\n")[0]
+    assert first.rstrip().endswith((".", ":")), f"{name}: {first}"
+
+
+def blocks(path: Path) -> list[tuple[int, str]]:
+    """Return the Python blocks of a Markdown file with the lines they start at."""
+    text = path.read_text()
+    return [
+        (text[: match.start(1)].count("\n"), match.group(1))
+        for match in re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    ]
+
+
+def test_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All blocks run, one after the other, in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    readme = ROOT / "README.md"
+    found = blocks(readme)
+    assert found, "README.md shows no Python"
+    namespace: dict[str, Any] = {"__name__": "readme"}
+    for line, block in found:
+        # Empty lines in front give a traceback the line numbers of the file.
+        exec(compile("\n" * line + block, str(readme), "exec"), namespace)
+
+
+def test_links_of_markdown_files() -> None:
+    """What a page of ours links to within the repository is there."""
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("cpp/*.md"), *ROOT.glob("docs/**/*.md")]
+    assert pages
+    for page in pages:
+        prose = re.sub(r"^```.*?^```$|`[^`\n]*`(?!\])", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        for target in re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", prose):
+            path = page.parent / target
+            in_sdist = not path.is_relative_to(ROOT / "bench/results") or (ROOT / "bench/results").exists()
+            assert path.exists() or not in_sdist, f"{page.name} links to {target}"
