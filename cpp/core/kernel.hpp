@@ -17,6 +17,8 @@ constexpr int max_scalars = 8;
 constexpr std::int64_t chunk_size = 16384;
 /// Elements that pass through L1 scratch at a time where a stage is asked for (measured: 512 cost 12-64 %, 128 1-2 %).
 constexpr int block_size = 128;
+/// Elements whose terms a sweep that reads computes before it adds them up: 4 KiB of L1 per sum.
+constexpr int read_size = 512;
 /// Partial sums kept side by side: part of the arithmetic contract, the same on every instruction set.
 constexpr int lanes = 16;
 

@@ -134,7 +134,7 @@ template <class Rule, class T, class Body, std::size_t... S>
 
 template <class Rule, class T, class Read, int N, std::size_t... S, std::size_t... K>
 [[gnu::noinline]] void read_loop(const Read read, const T scale, T* const p, const T* const g, const Slots<T> slots,
-                                 const Index size, double (&terms)[N][block_size], std::index_sequence<S...>,
+                                 const Index size, double (&terms)[N][read_size], std::index_sequence<S...>,
                                  std::index_sequence<K...>) {
 #pragma omp simd
     for (Index i = 0; i < size; ++i) {
@@ -197,15 +197,15 @@ inline void read(const Stages<T>& stages, const Read& reader, const Tensor& tens
     constexpr auto every_slot = std::make_index_sequence<slot_count<Rule>>{};
     constexpr int N = decltype(terms_of<T>(reader, every_slot))::count;
     alignas(64) double lane[N][lanes] = {};
-    alignas(64) double terms[N][block_size];
+    alignas(64) double terms[N][read_size];
     const auto loop = [&](T* p, const T* g, const Slots<T>& slots, T scale, Index n) {
         read_loop<Rule, T>(reader, scale, p, g, slots, n, terms, every_slot, std::make_index_sequence<N>{});
         for (int k = 0; k < N; ++k) stages.sum(terms[k], int(n), lane[k]);
     };
     if (tensor.plain) {
         const T scale = T(tensor.call->gradient_scale);
-        for (Index done = 0; done < size; done += block_size) {
-            const Index from = first + done, n = size - done < block_size ? size - done : block_size;
+        for (Index done = 0; done < size; done += read_size) {
+            const Index from = first + done, n = size - done < read_size ? size - done : read_size;
             loop(native<T>(tensor.p, from), native<T>(tensor.g, from), native_slots<Rule, T>(tensor, from), scale, n);
         }
     } else {
