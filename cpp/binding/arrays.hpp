@@ -79,7 +79,7 @@ inline void require_array(PyObject* object, const Who& who) {
     const std::string hint = descr->type_num == py::detail::npy_api::NPY_USHORT_
                                  ? "; say dtype=\"bfloat16\" if these are the bits of bfloat16"
                                  : "; pass float64, float32, float16, bfloat16, complex128 or complex64";
-    throw py::type_error(who + " has dtype " + dtype + ", which is not a floating type" + hint);
+    throw py::type_error(who + " has dtype " + dtype + ", which cannot be stepped" + hint);
 }
 
 /// A parameter: checked for everything that updating it in place needs.

@@ -4,10 +4,14 @@
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <optional>
+#include <thread>
 
 #include "binding/arrays.hpp"
 #include "binding/tree.hpp"
@@ -21,6 +25,29 @@ namespace {
 
 /// The largest step whose memory traffic is done before another Python thread could take the GIL and give it back.
 constexpr Index short_step = 16384;
+
+// A daemon thread that asks for the GIL once the interpreter is going down is ended there and then (Python < 3.14), and
+// unwinding it through our frames aborts the process. So the end waits for steps without the GIL, and no further one
+// begins.
+std::atomic<int> steps_without_gil{0};
+bool exiting = false;  ///< guarded by the GIL
+
+/// Counts a step; made and destroyed with the GIL held.
+struct Running {
+    Running() { ++steps_without_gil; }
+    ~Running() { --steps_without_gil; }
+    Running(const Running&) = delete;
+    Running& operator=(const Running&) = delete;
+};
+
+void wait_at_exit() {
+    pthread_atfork(nullptr, nullptr, [] { steps_without_gil = 0; });  // the threads of those steps stay in the parent
+    py::module_::import("atexit").attr("register")(py::cpp_function([] {
+        exiting = true;
+        const py::gil_scoped_release release;
+        while (steps_without_gil > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }));
+}
 
 /// A plan bound to Python's arrays: holds them, checks them at every step, and reads gradients from the same nesting.
 class Binding {
@@ -59,13 +86,16 @@ public:
         for (std::size_t k = 0; k < inputs.size(); ++k) read(inputs[k], int(k) + 1, plan_.rule().slot[k]);
         if (elements_ == 0 && !any_active()) return 0;
 
-        if (elements_ <= short_step) {
-            outcome_ = plan_.step(options_);
+        const std::int64_t steps_before = *counts_.data(n);
+        const Outcome outcome = elements_ <= short_step ? plan_.step(options_) : step_without_gil();
+        if (outcome.status == Outcome::Status::nonfinite) {
+            nonfinite_tensor_ = outcome.nonfinite_tensor;  // the outcome stays that of the last step that was done
         } else {
-            const py::gil_scoped_release release;
-            outcome_ = plan_.step(options_);
+            outcome_ = outcome;
+            step_ = steps_before;
+            ++outcomes_;
         }
-        return int(outcome_.status);
+        return int(outcome.status);
     }
 
     void set_hyper(int group, const std::vector<double>& values) {
@@ -91,7 +121,7 @@ public:
     py::typing::Dict<py::str, py::object> outcome() const {
         using namespace py::literals;
         return py::dict("measured"_a = outcome_.measured, "norm"_a = outcome_.norm, "clip"_a = outcome_.clip,
-                        "nonfinite_tensor"_a = outcome_.nonfinite_tensor,
+                        "nonfinite_tensor"_a = nonfinite_tensor_, "step"_a = step_, "number"_a = outcomes_,
                         "skipped"_a = outcome_.status == Outcome::Status::skipped);
     }
 
@@ -219,6 +249,13 @@ private:
         elements_ += size;
     }
 
+    Outcome step_without_gil() {
+        if (exiting) return plan_.step(options_);
+        const Running running;
+        const py::gil_scoped_release release;
+        return plan_.step(options_);
+    }
+
     bool any_active() const {
         for (Index i = 0; i < plan_.tensors(); ++i)
             if (plan_.active(i)) return true;
@@ -236,6 +273,8 @@ private:
     Index elements_ = 0;
     Options options_;
     Outcome outcome_;
+    std::int64_t step_ = -1, outcomes_ = 0;  ///< steps before the one with this outcome; outcomes so far
+    Index nonfinite_tensor_ = -1;            ///< of the last step that was refused
     std::atomic_flag busy_;
     Plan plan_;
 };
@@ -284,6 +323,7 @@ PYBIND11_MODULE(_core, m) {
     m.doc() = "The compiled part of schuss: rules, instruction sets, threads, and plans.";
     m.attr("__version__") = SCHUSS_VERSION;
     serial_after_fork();
+    wait_at_exit();
 
     m.def("rules", &rules, "What every compiled rule declares, by name.");
     m.def("instruction_sets", &instruction_sets, "The instruction sets this machine runs, baseline first.");

@@ -62,25 +62,25 @@ Plan::Plan(int rule, unsigned flags, std::vector<View> parameters, std::vector<i
     units_of_.assign(n, 1);
     call_.reserve(n);
 
+    const auto remember = [this](const std::byte* data, Index bytes) {
+        if (data && bytes > 0) interval_.push_back({data, data + bytes});
+    };
     for (std::size_t i = 0; i < n; ++i) {
         const View& view = bound_[i];
         const Dtype compute = computes_in_double(view) ? Dtype::float64 : Dtype::float32;
         Tensor& tensor = tensor_[i];
         tensor.p = {view.data, nullptr, view.dtype};
         native_[i] = view.dtype == compute;
-        const auto remember = [this](const std::byte* data, Index bytes) {
-            if (data && bytes > 0) interval_.push_back({data, data + bytes});
-        };
         remember(view.data, view.elements() * item_size(view.dtype));
         for (int s = compiled.inputs; s < compiled.slots; ++s) {
             const View& slot = state[at(s - compiled.inputs)][i];
             tensor.slot[s] = {slot.data, nullptr, slot.dtype};
             if (!slot.data) continue;
+            if (slot.elements() != view.elements()) throw std::invalid_argument("a state array has another size");
             native_[i] = native_[i] && slot.dtype == compute;
             remember(slot.data, slot.elements() * item_size(slot.dtype));
         }
     }
-    std::sort(interval_.begin(), interval_.end(), [](Interval a, Interval b) { return a.low < b.low; });
 
     order_.resize(n);
     std::iota(order_.begin(), order_.end(), Index(0));
@@ -97,6 +97,9 @@ Plan::Plan(int rule, unsigned flags, std::vector<View> parameters, std::vector<i
         first_unit_[i] = compiled.scope == Scope::all ? 0 : units;
         if (compiled.scope != Scope::all) units += units_of_[i];
     }
+    remember(reinterpret_cast<const std::byte*>(scalars), units * compiled.scalars * Index(sizeof *scalars));
+    remember(reinterpret_cast<const std::byte*>(counts), Index((n + 1) * sizeof *counts));
+    std::sort(interval_.begin(), interval_.end(), [](Interval a, Interval b) { return a.low < b.low; });
     unit_.assign(at(units), Unit{0, 0});
     cut_ = cut(compiled.scope == Scope::row);
     if (compiled.scope == Scope::row) even_cut_ = cut(false);

@@ -6,6 +6,7 @@
 #include <bit>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #include "core/kernel.hpp"
 #include "rules/math.hpp"
@@ -61,10 +62,13 @@ inline Half narrow_half(float x) {
 inline float round_to_odd(double x) {
     const float nearest = float(x);
     const std::uint32_t bits = std::bit_cast<std::uint32_t>(nearest);
-    const double back = double(nearest);
+    // Exact; negative where the nearest lies outside; 0 for infinity and NaN. The truth values are its bits: the
+    // baseline instruction set has no way from a comparison of doubles to a choice between 32-bit integers.
+    const double gap = abs(x) <= std::numeric_limits<double>::max() ? abs(x) - abs(double(nearest)) : 0.0;
+    const std::uint64_t sign = std::bit_cast<std::uint64_t>(gap);
+    const std::uint32_t outside = std::uint32_t(sign >> 63), inexact = std::uint32_t((sign | (0 - sign)) >> 63);
     // Towards zero where the nearest lies outside, then set the last bit unless it was exact.
-    const std::uint32_t toward_zero = bits - (abs(back) > abs(x) ? 1u : 0u);
-    const std::uint32_t odd = back != x && x == x ? toward_zero | 1u : bits;
+    const std::uint32_t odd = (bits - outside) | inexact;
     return std::bit_cast<float>(odd);
 }
 

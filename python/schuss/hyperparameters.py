@@ -39,18 +39,28 @@ class Domain:
         above = value > self.lower if self.lower_open else value >= self.lower
         return above and (value < self.upper if self.upper_open else value <= self.upper)
 
-    def check(self, who: str, value: object) -> float | bool:
+    def check(self, who: str, value: object, wanted: str = "a real number") -> float | bool:
         """Return the number as a Python float, or raise with `who` ("Adam: lr") at the start of the sentence."""
         if self.switch:
             if isinstance(value, bool | np.bool_):
                 return bool(value)
             raise TypeError(f"{who} must be True or False, got {value!r}")
-        if isinstance(value, bool | np.bool_) or not isinstance(value, float | int | np.floating | np.integer):
-            raise TypeError(f"{who} must be a real number or a schedule, got {value!r}")
-        number = float(value)
+        number = as_float(value)
+        if number is None:
+            raise TypeError(f"{who} must be {wanted}, got {value!r}")
         if number not in self:
             raise ValueError(f"{who} must be in {self}, got {number:g}")
         return number
+
+
+def as_float(value: object) -> float | None:
+    """Return a real number as a Python float, infinite where it is too large for one; None for anything else."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, float | int | np.floating | np.integer):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 #: In [0, inf).
@@ -76,29 +86,32 @@ class Hyperparameter:
     @property
     def doc(self) -> str:
         """What it means: the `#:` comment beside its annotation."""
-        found = re.search(rf"^\s*{self.name}\s*:.*#:\s*(.+)$", inspect.getsource(self.owner), re.MULTILINE)
-        return found.group(1).strip() if found else ""
+        for owner in self.owner.__mro__[:-1]:
+            if found := re.search(rf"^\s*{self.name}\s*:.*#:\s*(.+)$", inspect.getsource(owner), re.MULTILINE):
+                return found.group(1).strip()
+        return ""
 
     def check(self, optimizer: str, value: object) -> float | bool | Schedule:
         """Return a valid value, or raise a sentence that starts with the optimizer's name."""
         if callable(value) and not self.domain.switch:
             return value
-        return self.domain.check(f"{optimizer}: {self.name}", value)
+        return self.domain.check(f"{optimizer}: {self.name}", value, "a real number or a schedule")
 
     def at(self, optimizer: str, value: float | bool | Schedule, step: int) -> float:
         """Return the value at a step, of a schedule as well."""
         if not callable(value):
             return float(value)
         now: object = value(step)
-        if isinstance(now, bool | np.bool_) or not isinstance(now, float | int | np.floating | np.integer):
+        number = as_float(now)
+        if number is None:
             raise TypeError(
                 f"{optimizer}: the schedule of {self.name} must give a real number, got {now!r} at step {step}"
             )
-        if float(now) not in self.domain:
+        if number not in self.domain:
             raise ValueError(
-                f"{optimizer}: the schedule of {self.name} must stay in {self.domain}, got {float(now):g} at step {step}"
+                f"{optimizer}: the schedule of {self.name} must stay in {self.domain}, got {number:g} at step {step}"
             )
-        return float(now)
+        return number
 
     def __get__(self, instance: Optimizer | None, owner: type | None = None) -> Any:
         """Return the value that the optimizer was given, or on the class this description."""

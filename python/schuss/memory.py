@@ -42,6 +42,19 @@ def bfloat16_dtype(who: str) -> np.dtype[Any]:
     return dtype
 
 
+def is_steppable(leaf: object) -> bool:
+    """Tell whether an object is an array of numbers that a step can read."""
+    if not isinstance(leaf, np.ndarray):
+        return False
+    native = (np.float64, np.float32, np.float16, np.complex128, np.complex64, BFLOAT16_BITS)
+    return leaf.dtype in native or is_bfloat16(leaf.dtype)
+
+
+def kind(array: NDArray[Any]) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
+    """Return what an array's state must agree with: shape, dtype, and whether the memory order is Fortran's."""
+    return array.shape, array.dtype, is_fortran(array)
+
+
 def compute_dtype(parameter: NDArray[Any]) -> np.dtype[Any]:
     """Return the dtype that a parameter's step computes in: float64 for float64 and complex128, else float32."""
     return np.dtype(np.float64 if parameter.dtype in (np.float64, np.complex128) else np.float32)
@@ -66,7 +79,8 @@ def allocate(parameters: Sequence[NDArray[Any]], slots: int, chosen: np.dtype[An
     end = 0  # relative to a page's start
     for parameter in parameters:
         dtype = state_dtype(parameter, chosen)
-        start = address(parameter) if parameter.size else 0
+        # A 16-bit parameter may start where its wider state must not.
+        start = address(parameter) // dtype.itemsize * dtype.itemsize if parameter.size else 0
         for slot in range(slots):
             size = parameter.size * dtype.itemsize
             if size >= _PAGE:

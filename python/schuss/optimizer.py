@@ -147,8 +147,8 @@ class Optimizer(_Typed):
 
     if TYPE_CHECKING:
         params: Any = _option(default=None, kw_only=False)
-    l2: NonNegative = _option(default=0.0)
-    l1: NonNegative = _option(default=0.0)
+    l2: NonNegative = _option(default=0.0)  #: weight of l2/2 * sum(p**2) in the loss
+    l1: NonNegative = _option(default=0.0)  #: weight of l1 * sum(abs(p)) in the loss
     maximize: bool = _option(default=False)
     clip: ClipNorm | None = _option(default=None)
     bounds: tuple[float, float] | None = _option(default=None)
@@ -225,8 +225,8 @@ class Optimizer(_Typed):
         self._set_options(**options)
         self._flags = 0
         self._groups: list[dict[str, Any]] = []
+        self._last: tuple[int, StepInfo | None] | None = None
         self._bind(params)
-        self._last: StepInfo | None = None
 
     def _require_known(self, key: str) -> None:
         """Refuse an argument that is none, with a hint."""
@@ -255,8 +255,20 @@ class Optimizer(_Typed):
         if options["bounds"] is not None:
             options["bounds"] = self._checked_bounds(options["bounds"])
         self._state_dtype = self._checked_state_dtype(options["state_dtype"], options["dtype"])
-        for key, value in options.items():
-            setattr(self, key, value)
+        vars(self).update(options)
+
+    if not TYPE_CHECKING:  # a type checker that sees this method takes any attribute
+
+        def __setattr__(self, key: str, value: object) -> None:
+            """Set a hyper-parameter; refuse what would pass unnoticed."""
+            if not key.startswith("_") and not hasattr(getattr(type(self), key, None), "__set__"):
+                name = type(self).__name__
+                if key in _OPTIONS:
+                    raise AttributeError(f"{name}: {key} is chosen at construction; make a new optimizer")
+                close = difflib.get_close_matches(key, self.hyperparameters, n=1, cutoff=0.6)
+                hint = f"did you mean {close[0]}?" if close else f"set {', '.join(self.hyperparameters)}"
+                raise AttributeError(f"{name}: {key} is not an attribute that can be set; {hint}")
+            super().__setattr__(key, value)
 
     def _checked_bounds(self, bounds: Any) -> tuple[float, float]:
         """Return a box as two floats."""
@@ -285,13 +297,19 @@ class Optimizer(_Typed):
 
     def _bind(self, params: Any) -> None:
         """Take parameters for the first time: groups, flags, state."""
+        params = [params] if isinstance(params, Group) else params
         groups = self._as_groups(params)
         values = [self._group_values(group) for group in groups]
         self._grouped = isinstance(params, list | tuple) and bool(groups) and params[0] is groups[0]
-        self._tree = [group.params for group in groups] if self._grouped else params
-        self._flags = self._flags_of(values)
-        self._groups = values
-        self._group_of = [k for k, group in enumerate(groups) for _ in trees.leaves(group.params)]
+        self._take([group.params for group in groups] if self._grouped else params, values, self._flags_of(values))
+
+    def _take(self, tree: Any, values: list[dict[str, Any]], flags: int) -> None:
+        """Make state and plan for parameters, of groups of these hyper-parameters."""
+        # Lists and dicts of our own: the caller may put other arrays into his, which would not be the ones we step.
+        self._tree = trees.map_leaves(lambda leaf: leaf, tree)
+        self._flags, self._groups = flags, values
+        parts = self._tree if self._grouped else [self._tree]
+        self._group_of = [k for k, part in enumerate(parts) for _ in trees.leaves(part)]
         self._set_leaves()
         self._counts = np.zeros(len(self._leaves) + 1, np.int64)
         self._allocate_state()
@@ -300,8 +318,6 @@ class Optimizer(_Typed):
     def _as_groups(self, params: Any) -> list[Group]:
         """Return the groups that were passed, or the one that all parameters form."""
         name = type(self).__name__
-        if isinstance(params, Group):
-            params = [params]
         listed = isinstance(params, list | tuple)
         groups = [each for each in params if isinstance(each, Group)] if listed else []
         if groups and len(groups) != len(params):
@@ -321,12 +337,17 @@ class Optimizer(_Typed):
             if key in _OPTIONS:
                 raise TypeError(f"{name}: {key} belongs to the optimizer as a whole; pass it to {name}, not to a Group")
             self._require_known(key)
-            if self.hyperparameters[key].domain.switch or (self.kind == "global" and key not in self.per_group):
-                raise TypeError(f"{name}: {key} is one for all groups; pass it to {name}, not to a Group")
+            self._require_own(key)
         return {
             key: each.check(name, group.hyperparameters.get(key, self._defaults[key]))
             for key, each in self.hyperparameters.items()
         }
+
+    def _require_own(self, key: str) -> None:
+        """Refuse a hyper-parameter that groups cannot differ in."""
+        name = type(self).__name__
+        if self.hyperparameters[key].domain.switch or (self.kind == "global" and key not in self.per_group):
+            raise TypeError(f"{name}: {key} is one for all groups; pass it to {name}, not to a Group")
 
     def _flags_of(self, groups: Sequence[Mapping[str, Any]]) -> int:
         """Return the construction flags: which hyper-parameters are on in any group."""
@@ -348,15 +369,25 @@ class Optimizer(_Typed):
         """Flatten the parameters' tree."""
         self._paths = [path for path, _ in trees.leaves(self._tree)]
         self._leaves: list[Any] = [leaf for _, leaf in trees.leaves(self._tree)]
+        # As they are now: shape and dtype of an array can be assigned to.
+        self._kinds: list[Any] = [memory.kind(leaf) if isinstance(leaf, np.ndarray) else None for leaf in self._leaves]
+
+    def _require_unchanged(self) -> None:
+        """Refuse parameters that their state does not fit any more."""
+        for path, leaf, kind in zip(self._paths, self._leaves, self._kinds, strict=True):
+            if memory.kind(leaf) != kind:
+                raise BufferError(
+                    f"{type(self).__name__}: params{path} was moved, resized or retyped since the optimizer was made; "
+                    "call rebind(params)"
+                )
 
     def _allocate_state(self) -> None:
         """Make the slots of the rule and fill them with what they hold before the first step."""
         kernel = self._kernel()
         self._element_slots: list[str | None] = kernel["state"]
         self._scalar_slots: list[str] = kernel["scalars"]
-        arrays = [leaf for leaf in self._leaves if isinstance(leaf, np.ndarray)]
-        if len(arrays) < len(self._leaves):  # the plan has the sentence for what is no array
-            arrays = [np.zeros(0) for _ in self._leaves]
+        # The plan has the sentence for what cannot be stepped.
+        arrays = [leaf if memory.is_steppable(leaf) else np.zeros(0) for leaf in self._leaves]
         present = [slot for slot in self._element_slots if slot is not None]
         allocated = dict(zip(present, memory.allocate(arrays, len(present), self._state_dtype), strict=True))
         self._slots: list[list[Any]] = [
@@ -460,13 +491,14 @@ class Optimizer(_Typed):
         checked = self.hyperparameters[key].check(type(self).__name__, value)
         chosen = list(groups)
         changed = [group | {key: checked} if k in chosen else group for k, group in enumerate(self._groups)]
-        if key in self._compiled()["flags"] and self._flags | self._flags_of(changed) != self._flags:
+        if self.hyperparameters[key].domain.switch:
+            raise ValueError(f"{type(self).__name__}: {key} is chosen at construction; make a new optimizer")
+        if self._flags | self._flags_of(changed) != self._flags:
             raise ValueError(
                 f"{type(self).__name__}: {key} was off when the optimizer was made, which therefore keeps no state for it; "
                 "make a new optimizer"
             )
-        if self.hyperparameters[key].domain.switch:
-            raise ValueError(f"{type(self).__name__}: {key} is chosen at construction; make a new optimizer")
+        self._keep_last()
         before, self._groups = self._groups, changed
         try:
             values = self._values_at(self.t)
@@ -531,8 +563,10 @@ class Optimizer(_Typed):
         """Name the first number that is not finite."""
         tensor = self._plan.outcome()["nonfinite_tensor"]
         gradient = list(trees.matching_leaves(grads, self._tree))[tensor]
-        values = self._readable(np.asarray(gradient))
-        bad = np.argwhere(~np.isfinite(values))[0]
+        values, parameter = self._readable(np.asarray(gradient)), self._leaves[tensor]
+        with np.errstate(over="ignore"):  # finite is what the type that the step computes in can hold
+            read = values.astype(memory.state_dtype(parameter, None))
+        bad = np.argwhere(~np.isfinite(read))[0]
         where = f" at index {tuple(int(i) for i in bad)}" if len(bad) else ""
         raise FloatingPointError(
             f"{type(self).__name__}: grads{self._paths[tensor]} holds {values[tuple(bad)]}{where}; nothing was changed"
@@ -552,9 +586,11 @@ class Optimizer(_Typed):
     def last(self) -> StepInfo | None:
         """What the last step did; None before the first."""
         outcome = self._plan.outcome()
-        if self.t == 0 and not outcome["skipped"]:
+        number, step = outcome["number"], outcome["step"]
+        if number == 0:
             return None
-        step = self.t if outcome["skipped"] else self.t - 1
+        if self._last is not None and self._last[0] == number:
+            return self._last[1]
         return StepInfo(
             step,
             tuple(self._values_at(step)),
@@ -562,6 +598,10 @@ class Optimizer(_Typed):
             outcome["clip"],
             outcome["skipped"],
         )
+
+    def _keep_last(self) -> None:
+        """Keep what the last step used, before hyper-parameters change."""
+        self._last = self._plan.outcome()["number"], self.last
 
     # ---- parameters and state ----------------------------------------------------------------------------------------
 
@@ -611,13 +651,15 @@ class Optimizer(_Typed):
     def reset(self) -> None:
         """Forget everything learnt: state and step counts are as new, parameters and hyper-parameters stay."""
         self._plan.check_idle()
+        self._require_unchanged()
+        self._values_at(0)  # a schedule that fails leaves everything as it is
         for i in range(len(self._leaves)):
             for _, slot in self._named_slots(i):
                 slot[...] = 0
         self._scalars[...] = 0
         self._counts[...] = 0
         self._fill(self._leaves)
-        self._push_hyperparameters(self._values_at(0))
+        self._make_plan()
 
     def rebind(self, params: trees.Tree) -> None:
         """Step other arrays of the same nesting, shapes and dtypes from now on, with the same state.
@@ -632,18 +674,17 @@ class Optimizer(_Typed):
         if trees.structure(params) != trees.structure(self._tree):
             raise ValueError(f"{name}: params must have the nesting they had; make a new optimizer for another one")
         before = self._tree, self._leaves, self._plan
-        for path, new, old in zip(self._paths, [x for _, x in trees.leaves(params)], self._leaves, strict=True):
-            if not isinstance(new, np.ndarray) or (new.shape, new.dtype) != (old.shape, old.dtype):
+        leaves = list(trees.matching_leaves(params, self._tree))
+        for path, new, (shape, dtype, fortran) in zip(self._paths, leaves, self._kinds, strict=True):
+            if not isinstance(new, np.ndarray) or (new.shape, new.dtype) != (shape, dtype):
                 got = f"{new.dtype} {new.shape}" if isinstance(new, np.ndarray) else type(new).__name__
-                raise ValueError(
-                    f"{name}: params{path} was {old.dtype} {old.shape}, got {got}; pass the same kind of array"
-                )
-            if memory.is_fortran(new) != memory.is_fortran(old):
+                raise ValueError(f"{name}: params{path} was {dtype} {shape}, got {got}; pass the same kind of array")
+            if memory.is_fortran(new) != fortran:
                 raise ValueError(
                     f"{name}: params{path} has another memory order than before; pass it in the same order"
                 )
         try:
-            self._tree, self._leaves = params, [leaf for _, leaf in trees.leaves(params)]
+            self._tree, self._leaves = self._like_params(leaves), leaves
             self._make_plan()
         except BaseException:
             self._tree, self._leaves, self._plan = before
@@ -663,6 +704,7 @@ class Optimizer(_Typed):
             raise ValueError(f"{name}: it was made without groups; make it from a list of Group to add further ones")
         if not isinstance(group, Group):
             raise TypeError(f"{name}: add takes a Group, got {type(group).__name__}")
+        self._require_unchanged()
         before = {key: value for key, value in vars(self).items() if key != "_defaults"}
         try:
             old_slots, old_scalars, old_counts = self._slots, self._scalars, self._counts
@@ -672,7 +714,7 @@ class Optimizer(_Typed):
                 raise ValueError(
                     f"{name}: the group turns on an option that was off when the optimizer was made; make a new optimizer"
                 )
-            self._tree = [*self._tree, added.params]
+            self._tree = [*self._tree, trees.map_leaves(lambda leaf: leaf, added.params)]
             self._groups = groups
             old_count = len(self._leaves)
             self._group_of = self._group_of + [len(groups) - 1 for _ in trees.leaves(added.params)]
@@ -777,15 +819,9 @@ class Optimizer(_Typed):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Make the optimizer over the parameters that came along."""
-        params, groups = state["params"], state["groups"]
-        trees_of_groups = params if state["grouped"] else [params]
-        members = [Group(tree) for tree in trees_of_groups]
-        self.__init__(members if state["grouped"] else params, **state["defaults"], **state["options"])  # type: ignore[misc]
-        self._groups = [dict(group) for group in groups]
-        if self._flags != state["flags"]:
-            self._flags = state["flags"]
-            self._allocate_state()
-        self._make_plan()
+        self._defaults, self._grouped, self._last = dict(state["defaults"]), state["grouped"], None
+        self._set_options(**state["options"])
+        self._take(state["params"], [dict(group) for group in state["groups"]], state["flags"])
         self.load_state_dict(state["state"])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
@@ -793,7 +829,8 @@ class Optimizer(_Typed):
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
         state = self.__getstate__()
-        state["params"] = trees.map_leaves(lambda leaf: leaf.copy(order="A"), state["params"])
+        # With the memo: what refers to the same arrays, such as the model, refers to the copies.
+        state["params"] = trees.map_leaves(lambda leaf: copy.deepcopy(leaf, memo), state["params"])
         state["groups"], state["defaults"] = copy.deepcopy((state["groups"], state["defaults"]), memo)
         twin.__setstate__(state)
         return twin
@@ -817,6 +854,7 @@ class GroupView(Mapping[str, Any]):
         self._optimizer._require_known(key)
         if key not in self._optimizer.hyperparameters:
             raise TypeError(f"{type(self._optimizer).__name__}: {key} belongs to the optimizer as a whole")
+        self._optimizer._require_own(key)
         self._optimizer._assign(key, value, [self._index])
 
     def __iter__(self) -> Iterator[str]:

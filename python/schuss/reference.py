@@ -33,7 +33,7 @@ def rounded(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return numbers in a storage dtype, rounded once, to nearest even; NaN stays NaN."""
     if not (dtype == memory.BFLOAT16_BITS or memory.is_bfloat16(dtype)):
         return values.astype(dtype)
-    single = _rounded_to_odd(values) if values.dtype == np.float64 else np.ascontiguousarray(values, np.float32)
+    single = _rounded_to_odd(values) if values.dtype == np.float64 else np.asarray(values, np.float32, order="C")
     bits = single.view(np.uint32)
     nearest = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
     quiet = (bits >> np.uint32(16)) | np.uint32(0x40)
@@ -42,10 +42,10 @@ def rounded(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 def _rounded_to_odd(values: NDArray[np.float64]) -> NDArray[np.float32]:
     """Return float32 numbers whose rounding to fewer bits is the rounding of the float64 numbers."""
-    nearest = np.ascontiguousarray(values, np.float32)
+    nearest = np.asarray(values, np.float32, order="C")  # ascontiguousarray would give 0-d arrays a dimension
     outside = np.abs(nearest.astype(np.float64)) > np.abs(values)
     toward_zero = np.where(outside, np.nextafter(nearest, np.float32(0)), nearest)
-    odd = (np.ascontiguousarray(toward_zero).view(np.uint32) | np.uint32(1)).view(np.float32)
+    odd = (np.asarray(toward_zero, order="C").view(np.uint32) | np.uint32(1)).view(np.float32)
     return np.where((nearest == values) | np.isnan(values), nearest, odd)
 
 
@@ -132,8 +132,11 @@ class Reference:
         for tensor, (gradient, *further) in active:
             hyper = values[tensor.group]
             g = _regularised(gradient, tensor.p, scale, hyper["l2"], hyper["l1"])
-            clock = self._counts[-1 if self._together else tensor.index]
-            keywords: dict[str, Any] = {"t": int(clock) + 1} | {key: hyper[key] for key in self._hyper} | self._flags
+            clock = int(self._counts[-1 if self._together else tensor.index])
+            # The kernels count in double: beyond 2^53 steps that is every other whole number.
+            keywords: dict[str, Any] = (
+                {"t": int(float(clock + 1))} | {key: hyper[key] for key in self._hyper} | self._flags
+            )
             scalars = [each.copy() for each in tensor.scalars] if self._together else tensor.scalars
             calls.append(([tensor.p, g, *further, *tensor.slots, *scalars], keywords))
         if self._together:
@@ -150,9 +153,14 @@ class Reference:
         """Return what `clip` multiplies the gradients with."""
         if self._optimizer.clip is None:
             return 1.0
-        limit = float(self._optimizer.clip.max_norm)
-        norm = math.sqrt(sum((dot(gradient, gradient) for gradient in gradients), 0.0))
-        return 1.0 if norm <= limit else limit / norm
+        limit, scale = float(self._optimizer.clip.max_norm), 1.0
+        squares = sum((dot(gradient, gradient) for gradient in gradients), 0.0)
+        if not math.isfinite(squares):  # finite doubles may have infinite squares: this brings them into range
+            scale = 2.0**-600
+            scaled = [scale * gradient.astype(np.float64) for gradient in gradients]
+            squares = sum((dot(gradient, gradient) for gradient in scaled), 0.0)
+        norm = math.sqrt(squares)
+        return 1.0 if norm <= limit * scale else limit * scale / norm
 
     @staticmethod
     def _step_together(running: Sequence[Generator[Any, Any, None]]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from schuss import _core, checkpoint
+from schuss import _core, checkpoint, memory
 from schuss.optimizer import StateError
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class _Loader:
         groups = self.groups()
         counts = self.counts(order)
         writes = [*self.element_slots(order), *self.scalar_slots(order)]
+        optimizer._keep_last()
         before = optimizer._groups
         optimizer._groups = groups
         try:
@@ -71,7 +72,7 @@ class _Loader:
         for target, source in writes:
             target[...] = source
         optimizer._counts[...] = counts
-        optimizer._defaults = dict(groups[0]) if len(groups) == 1 else optimizer._defaults
+        optimizer._defaults |= {key: value for key, value in groups[0].items() if all(g[key] == value for g in groups)}
         optimizer._push_hyperparameters(values)
 
     def check_header(self) -> None:
@@ -83,12 +84,15 @@ class _Loader:
             raise self.fail(f"the state has no {', '.join(missing)}; pass a dict from state_dict()")
         if unknown := sorted(str(key) for key in set(state) - keys):
             raise self.fail(f"the state has unknown entries {', '.join(unknown)}; pass a dict from state_dict()")
-        if state["format"] != FORMAT:
+        if type(state["format"]) is not int or state["format"] != FORMAT:
             raise self.fail(
-                f"the state has format {state['format']!r}, but this version reads format {FORMAT}; update schuss"
+                f"the state has format {state['format']!r:.40}, but this version reads format {FORMAT}; update schuss"
             )
-        if state["optimizer"] != self.name:
-            raise self.fail(f"the state is of {state['optimizer']}; load it into an optimizer of that class")
+        if not isinstance(state["optimizer"], str) or state["optimizer"] != self.name:
+            raise self.fail(f"the state is of {state['optimizer']!s:.40}; load it into an optimizer of that class")
+        for key, kind in {"names": str, "groups": Mapping}.items():
+            if not isinstance(state[key], list | tuple) or not all(isinstance(each, kind) for each in state[key]):
+                raise self.fail(f"the state's {key} are not valid; pass a dict from state_dict()")
 
     def order_of_tensors(self) -> list[int]:
         """Return where in the state each of our tensors is."""
@@ -108,7 +112,7 @@ class _Loader:
         loaded = []
         for k, (theirs, ours) in enumerate(zip(groups, optimizer._groups, strict=True)):
             if set(theirs) != set(ours):
-                odd = ", ".join(sorted(set(theirs) ^ set(ours)))
+                odd = ", ".join(sorted(map(str, set(theirs) ^ set(ours))))
                 raise self.fail(f"group {k} of the state differs in the hyper-parameters it names ({odd})")
             values = {}
             for key, value in theirs.items():
@@ -117,13 +121,27 @@ class _Loader:
                 except (TypeError, ValueError) as error:
                     raise self.fail(f"group {k} of the state is not valid: {error}") from None
             loaded.append(values)
-        if optimizer._flags_of(loaded) | optimizer._flags != optimizer._flags:
+            for key in optimizer._compiled()["flags"]:
+                if optimizer.hyperparameters[key].domain.switch and values[key] != ours[key]:
+                    raise self.fail(
+                        f"the state was saved with {key}={values[key]}, but the optimizer was made with {key}={ours[key]}; "
+                        "make it with the options it was saved with"
+                    )
+        try:
+            flags = optimizer._flags_of(loaded)
+        except ValueError as error:
+            raise self.fail(f"the groups of the state are not valid: {error}") from None
+        if flags | optimizer._flags != optimizer._flags:
             raise self.fail("the state was saved with options that this optimizer was made without; make it with them")
         return loaded
 
     def counts(self, order: list[int]) -> NDArray[np.int64]:
         counts, t = self.state["counts"], self.state["t"]
-        valid = len(counts) == len(order) and all(type(c) is int and 0 <= c < 2**62 for c in [*counts, t])
+        valid = (
+            isinstance(counts, list | tuple)
+            and len(counts) == len(order)
+            and all(type(c) is int and 0 <= c < 2**62 for c in [*counts, t])
+        )
         if not valid:
             raise self.fail("the state's step counts are not valid; there must be one whole number per tensor")
         return np.array([*(counts[i] for i in order), t], np.int64)
@@ -135,6 +153,8 @@ class _Loader:
         writes = []
         for name, targets in expected.items():
             sources = self.state["slots"][name]
+            if not isinstance(sources, list | tuple):
+                raise self.fail(f"slot {name} of the state must be a list of arrays, got {type(sources).__name__}")
             if len(sources) != len(order):
                 raise self.fail(
                     f"slot {name} of the state has {len(sources)} arrays, but there are {len(order)} tensors"
@@ -170,7 +190,7 @@ class _Loader:
     def require_keys(self, what: str, expected: Any, got: Any) -> None:
         if not isinstance(got, Mapping):
             raise self.fail(f"the state's {what} must be a dict, got {type(got).__name__}")
-        missing, unknown = sorted(set(expected) - set(got)), sorted(set(got) - set(expected))
+        missing, unknown = sorted(set(expected) - set(got)), sorted(map(str, set(got) - set(expected)))
         if missing or unknown:
             parts = [f"has no {', '.join(missing)}"] if missing else []
             parts += [f"has unknown {', '.join(unknown)}"] if unknown else []
@@ -183,10 +203,12 @@ class _Loader:
 
         if source.dtype == dtype:
             return source
-        if not self.cast or source.dtype.kind not in "fcVu" or dtype.kind == "c" or source.dtype.kind == "c":
+        if not self.cast:
             raise self.fail(
                 f"{what} has dtype {source.dtype} in the state, but {dtype} here; pass cast=True to convert"
             )
+        if not memory.is_steppable(source) or dtype.kind == "c" or source.dtype.kind == "c":
+            raise self.fail(f"{what} has dtype {source.dtype} in the state, which cannot be converted to {dtype}")
         return rounded(np.ascontiguousarray(widened(source, np.float64)), dtype)
 
 
@@ -229,6 +251,8 @@ def load(optimizer: Optimizer, path: str | os.PathLike[str], *, cast: bool) -> N
                 f"{name}: params{optimizer._paths[i]} is {source.dtype} {source.shape} in {os.fspath(path)}, but "
                 f"{leaf.dtype} {leaf.shape} here; load it over the parameters it was saved from"
             )
+        if not leaf.flags.writeable:
+            raise BufferError(f"{name}: params{optimizer._paths[i]} has become read-only; make it writeable again")
         values.append(source)
     load_state_dict(optimizer, state, cast=cast)
     for leaf, source in zip(optimizer._leaves, values, strict=False):

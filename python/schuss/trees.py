@@ -37,12 +37,14 @@ def structure(tree: Any) -> Structure:
 
 
 def rebuild(tree: Any, new_leaves: Iterator[Any]) -> Any:
-    """Return a tree of the same nesting (lists and tuples as they are) with other leaves."""
+    """Return a tree of the same nesting (named tuples keep their class) with other leaves."""
     if isinstance(tree, dict):
         return {key: rebuild(child, new_leaves) for key, child in tree.items()}
     if isinstance(tree, list | tuple):
         children = [rebuild(child, new_leaves) for child in tree]
-        return children if isinstance(tree, list) else tuple(children)
+        if isinstance(tree, list):
+            return children
+        return type(tree)(*children) if hasattr(tree, "_fields") else tuple(children)
     return next(new_leaves)
 
 
