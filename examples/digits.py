@@ -15,7 +15,6 @@ bit, and a picture of the loss curves.
 from __future__ import annotations
 
 import argparse
-import inspect
 import itertools
 import math
 import time
@@ -164,7 +163,7 @@ READS = 0.96  # share of validation digits from which on a learning rate is good
 
 def further_inputs(cls: type[schuss.Optimizer], params: Arrays, batch: Digits) -> dict[str, Arrays]:
     """Compute what a rule takes beside the gradients: for nearly all, nothing."""
-    if "hessian" in inspect.signature(cls.reference).parameters:
+    if "hessian" in cls.inputs:
         return {"hessian": hessian_diagonal(params, batch)}
     return {}
 

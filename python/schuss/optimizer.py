@@ -141,6 +141,8 @@ class Optimizer(_Typed):
     rule: ClassVar[str]
     kind: ClassVar[str]
     exact: ClassVar[bool] = True
+    #: What `step` takes besides the gradients, by keyword.
+    inputs: ClassVar[tuple[str, ...]] = ()
     hyperparameters: ClassVar[dict[str, Hyperparameter]] = {}
     #: Hyper-parameters that groups may override although the sums of the rule run over all tensors.
     per_group: ClassVar[frozenset[str]] = frozenset({"weight_decay", "l2", "l1"})
@@ -165,7 +167,8 @@ class Optimizer(_Typed):
         super().__init_subclass__(**kwargs)
         if rule is not None:
             cls.rule = rule
-            cls.kind = next(iter(cls._compiled()["kernels"].values()))["kind"]
+            kernel = next(iter(cls._compiled()["kernels"].values()))
+            cls.kind, cls.inputs = kernel["kind"], tuple(kernel["inputs"])
         found = {}
         for name, hint in typing.get_type_hints(cls, include_extras=True).items():
             domain = next((each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Domain)), None)
@@ -538,17 +541,15 @@ class Optimizer(_Typed):
         """
         if self._scheduled:
             self._push_hyperparameters(self._values_at(self.t))
-        status = self._plan.step(grads, self._ordered(inputs) if inputs or self._takes_inputs else ())
+        status = self._plan.step(grads, self._ordered(inputs) if inputs or self.inputs else ())
         if status == 2:
             self._raise_nonfinite(grads)
 
-    @functools.cached_property
-    def _takes_inputs(self) -> bool:
-        return bool(self._kernel()["inputs"])
-
     def _ordered(self, inputs: dict[str, Any]) -> tuple[Any, ...]:
         """Return the inputs in the rule's order."""
-        wanted = self._kernel()["inputs"]
+        wanted = self.inputs
+        if tuple(inputs) == wanted:
+            return tuple(inputs.values())
         name = type(self).__name__
         for key in inputs:
             if key not in wanted:
