@@ -23,18 +23,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "python" / "schuss"
 def package_stub() -> str:
     """Return the stub of the package: what `__init__.py` imports, and every optimizer by name."""
     source = (PACKAGE / "__init__.py").read_text()
-    imports = [line for line in source.splitlines() if line.startswith("from schuss") and "configure" not in line]
-    names = [name for line in imports for name in line.split(" import ")[1].split(", ")]
-    lines = ["# Written by tools/stubs.py."]
-    for line in imports:
-        module, imported = line.removeprefix("from ").split(" import ")
-        lines += [f"from {module} import {name} as {name}" for name in imported.split(", ")]
-    lines += ["from schuss import reference as reference"]
-    lines += [
-        "from schuss._runtime import " + f"{name} as {name}"
-        for name in ("get_num_threads", "instruction_sets", "set_num_threads", "show_runtime", "use_isa")
-        if name not in names
-    ]
+    lines = ["# Written by tools/stubs.py.", "from schuss import reference as reference"]
+    for module, imported in re.findall(r"^from (schuss\S*) import (.+)$", source, re.MULTILINE):
+        lines += [f"from {module} import {name} as {name}" for name in imported.split(", ") if name != "configure"]
     lines += [f"from {cls.__module__} import {name} as {name}" for name, cls in schuss.optimizers().items()]
     lines += ["", "__version__: str", "", "def optimizers() -> dict[str, type[Optimizer]]: ..."]
     return "\n".join(lines) + "\n"

@@ -465,7 +465,7 @@ class Optimizer(_Typed):
             self.flush_subnormals,
             self.threads or 0,
         )
-        self._push_hyperparameters(self._values_at(0) if not self._counts[-1] else self._values_at(self.t))
+        self._push_hyperparameters(self._values_at(self.t))
 
     @property
     def _policy(self) -> str:
