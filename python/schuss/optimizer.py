@@ -625,14 +625,14 @@ class Optimizer(_Typed):
             for name, arrays in zip(self._element_slots, self._slots, strict=True)
             if name is not None
         }
-        return slots | {name: self._scalar_state(j) for j, name in enumerate(self._scalar_slots)}
+        return slots | {name: self._scalar_state(self._scalars, j) for j, name in enumerate(self._scalar_slots)}
 
-    def _scalar_state(self, j: int) -> Any:
-        """Return the live values of a slot that has one value per row, tensor or optimizer."""
+    def _scalar_state(self, scalars: NDArray[np.float64], j: int) -> Any:
+        """Return the values of a slot that has one value per row, tensor or optimizer."""
         scope = self._kernel()["scope"]
         if scope == "all":
-            return self._scalars[0, j : j + 1].reshape(())
-        return self._like_params(self._scalar_view(self._scalars, i, j) for i in range(len(self._leaves)))
+            return scalars[0, j : j + 1].reshape(())
+        return self._like_params(self._scalar_view(scalars, i, j) for i in range(len(self._leaves)))
 
     def _scalar_view(self, scalars: NDArray[np.float64], tensor: int, j: int) -> NDArray[np.float64]:
         """Return a tensor's values of a scalar slot: one number, or one per row of an array with several dimensions."""

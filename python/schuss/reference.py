@@ -104,7 +104,10 @@ class Reference:
             name: self._optimizer._like_params(arrays)
             for name, arrays in zip(self._optimizer._element_slots, self._slots, strict=True)
             if name is not None
-        } | {name: self._scalars[:, j] for j, name in enumerate(self._optimizer._scalar_slots)}
+        } | {
+            name: self._optimizer._scalar_state(self._scalars, j)
+            for j, name in enumerate(self._optimizer._scalar_slots)
+        }
 
     def step(self, grads: Any, **inputs: Any) -> None:
         """Update the copies; arguments as in the optimizer's step."""
