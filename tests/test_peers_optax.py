@@ -108,6 +108,10 @@ def prodigy(
     )  # fmt: skip
 
 
+def lion(optax: ModuleType, *, lr: float, beta1: float, beta2: float, weight_decay: float) -> Any:
+    return optax.lion(lr, b1=beta1, b2=beta2, weight_decay=weight_decay)
+
+
 PRODIGY = ADAM | {"lr": 1.0, "eps": 1e-8, "weight_decay": 0.0, "d0": 1e-6, "d_coef": 1.0}
 PRODIGY |= {"safeguard_warmup": False, "bias_correction": True}
 # The estimate rests on p0 - p, whose leading digits cancel where d is small: with weight decay, which both sides round in
@@ -160,6 +164,13 @@ FROM_OPTAX: dict[str, list[FromOptax]] = {
     "Adam": [FromOptax(adam, [ADAM], MOMENTS)],
     "AdamW": [FromOptax(adamw, [ADAM | {"weight_decay": 0.1}], MOMENTS)],
     "LAMB": [FromOptax(lamb, [ADAM | {"weight_decay": decay} for decay in (0.0, 0.1)], MOMENTS)],
+    "Lion": [
+        FromOptax(
+            lion,
+            [{"lr": 0.05, "beta1": 0.8, "beta2": 0.95, "weight_decay": decay} for decay in (0.0, 0.1)],
+            {"m": lambda state: state[0].mu},
+        )
+    ],
     "NovoGrad": [
         FromOptax(
             novograd,

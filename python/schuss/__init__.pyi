@@ -23,6 +23,7 @@ from schuss.optimizers.adam_mini import AdamMini as AdamMini
 from schuss.optimizers.adamw import AdamW as AdamW
 from schuss.optimizers.amsgrad import AMSGrad as AMSGrad
 from schuss.optimizers.lamb import LAMB as LAMB
+from schuss.optimizers.lion import Lion as Lion
 from schuss.optimizers.momentum import Momentum as Momentum
 from schuss.optimizers.novograd import NovoGrad as NovoGrad
 from schuss.optimizers.prodigy import Prodigy as Prodigy
