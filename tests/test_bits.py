@@ -84,6 +84,25 @@ def test_kernel_equals_reference(variant: Variant, storage: str, rng: np.random.
                 assert report, f"{isa}, {threads} threads: {report}"
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("cls", [cls for cls in CLASSES if cls.kind != "elementwise"], ids=lambda cls: cls.__name__)
+def test_units_of_one_thread_and_of_all(cls: type[schuss.Optimizer], dtype: Any, rng: np.random.Generator) -> None:
+    """Units that one thread steps at once, and large ones that threads share sweep by sweep, with and without a norm."""
+    shapes = [(7,), (50_000,), (3, 40_000), (5, 20_000), (900, 37), (0,), (2, 3), (40_000, 1), (32_769,)]
+    start = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+    steps = [[rng.standard_normal(shape).astype(dtype) for shape in shapes] for _ in range(3)]
+    for options in ({}, {"clip": schuss.ClipNorm(1.0)}):
+        twin = Reference(cls([p.copy() for p in start], **options))
+        for grads in steps:
+            twin.step(grads)
+        for threads in (1, 2, 3, 8):
+            opt = cls([p.copy() for p in start], threads=threads, **options)
+            for grads in steps:
+                opt.step(grads)
+            report = compare(opt, twin)
+            assert report, f"{threads} threads: {report}"
+
+
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())

@@ -85,13 +85,14 @@ struct Job {
     const Tensor* tensors;
     const Chunk* chunks;
     const void* stages;  ///< Stages<T>
-    const double* sums;  ///< per unit: the sums of all sweeps done so far
-    double* partials;    ///< per chunk or row: the sums of this sweep
+    double* sums;        ///< per unit: the sums of all sweeps done so far
+    double* partials;    ///< per chunk of a shared unit: the sums of this sweep
     double* scalars;     ///< per unit: the slots with one value per unit
-    int sweep;
+    int sweep;           ///< of shared units
+    bool backward;       ///< the chunks in reverse: what was read last is still in cache
 };
 
-/// Runs one sweep of a rule over chunks [begin, end).
+/// Runs over chunks [begin, end): all sweeps of the units that these chunks make up, or one sweep of shared units.
 using Sweep = void (*)(const Job&, std::int64_t begin, std::int64_t end);
 /// Writes the scalar slots of units [begin, end) after the last sweep.
 using Commit = void (*)(const Job&, const Call&, std::int64_t begin, std::int64_t end);
@@ -105,10 +106,11 @@ struct Compiled {
     Scope scope;
     int hypers, slots, inputs, scalars, sweeps, sums;
     int sums_of[max_sums];  ///< per sweep
+    int partial_stride;     ///< partial sums of a chunk, in any sweep
     const char* hyper[max_hyper];
     const char* slot[max_slots];  ///< null: absent under these flags
     const char* scalar[max_scalars];
-    Sweep sweep[2];  ///< float, double
+    Sweep whole[2], sweep[2];  ///< float, double; no single sweeps where there are no sums
     Commit commit[2];
 };
 

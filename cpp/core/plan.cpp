@@ -90,31 +90,28 @@ Plan::Plan(int rule, unsigned flags, std::vector<View> parameters, std::vector<i
     });
 
     // Units are numbered in the caller's order, chunks in the order in which they run.
-    Index units = compiled.scope == Scope::all ? 1 : 0;
+    units_ = compiled.scope == Scope::all ? 1 : 0;
     for (std::size_t i = 0; i < n; ++i) {
         const View& view = bound_[i];
         if (compiled.scope == Scope::row && view.shape.size() > 1) units_of_[i] = view.shape[0];
-        first_unit_[i] = compiled.scope == Scope::all ? 0 : units;
-        if (compiled.scope != Scope::all) units += units_of_[i];
+        first_unit_[i] = compiled.scope == Scope::all ? 0 : units_;
+        if (compiled.scope != Scope::all) units_ += units_of_[i];
     }
-    remember(reinterpret_cast<const std::byte*>(scalars), units * compiled.scalars * Index(sizeof *scalars));
+    remember(reinterpret_cast<const std::byte*>(scalars), units_ * compiled.scalars * Index(sizeof *scalars));
     remember(reinterpret_cast<const std::byte*>(counts), Index((n + 1) * sizeof *counts));
     std::sort(interval_.begin(), interval_.end(), [](Interval a, Interval b) { return a.low < b.low; });
-    unit_.assign(at(units), Unit{0, 0});
     cut_ = cut(compiled.scope == Scope::row);
     if (compiled.scope == Scope::row) even_cut_ = cut(false);
 
-    run_.chunk.reserve(cut_.chunk.size());
-    run_.before.reserve(cut_.chunk.size() + 1);
-    const int most = *std::max_element(compiled.sums_of, compiled.sums_of + max_sums);
-    partials_.assign(at(partial_count_ * most), 0.0);
-    sums_.assign(unit_.size() * at(compiled.sums), 0.0);
+    const Chunk none{};
+    const Chunk& last = cut_.chunk.empty() ? none : cut_.chunk.back();
+    const Index partials = last.size > 0 ? last.partial + last.size / last.row : 0;
+    partials_.assign(at(partials * compiled.partial_stride), 0.0);
+    sums_.assign(at(units_ * compiled.sums), 0.0);
 }
 
-/// Cuts every tensor into chunks of one size, or of whole rows where several fit. Numbers the partial sums of the units
-/// on the first call.
+/// Cuts every tensor into chunks of one size, or of whole rows where several fit.
 Plan::Cut Plan::cut(bool rows) {
-    const bool numbers = partial_count_ == 0;
     Cut result{{}, std::vector<Index>(bound_.size()), std::vector<Index>(bound_.size())};
     Index partial = 0;
     for (const Index i : order_) {
@@ -128,34 +125,67 @@ Plan::Cut Plan::cut(bool rows) {
             const Index end = std::min(first + step, whole ? size : (row_number + 1) * row);
             const Index unit = first_unit_[at(i)] + row_number;
             result.chunk.push_back({i, first, end - first, whole ? row : end - first, unit, partial});
-            const Index parts = whole ? (end - first) / row : 1;
-            for (Index r = 0; r < parts; ++r, ++partial) {
-                if (numbers && unit_[at(unit + r)].partials++ == 0) unit_[at(unit + r)].first_partial = partial;
-            }
+            partial += whole ? (end - first) / row : 1;
             first = end;
         }
         result.count[at(i)] = Index(result.chunk.size()) - result.first[at(i)];
     }
-    if (numbers) partial_count_ = partial;
     return result;
 }
 
-/// Gathers the chunks of the active tensors; those of all tensors are gathered once.
-void Plan::select(const Cut& cut, Run& run) const {
-    const bool all = std::all_of(active_.begin(), active_.end(), [](char active) { return active; });
-    if (all && run.is_all) return;
-    run.chunk.clear();
-    run.before.assign(1, 0);
-    run.floats = 0;
+void Plan::Run::clear(bool whole) {
+    chunk.clear();
+    before.assign(1, 0);
+    floats = 0;
+    whole_units = whole;
+}
+
+/// Adds chunks [begin, end) of a tensor to a run.
+void Plan::append(Run& run, const Cut& cut, Index tensor, Index begin, Index end) const {
+    for (Index c = cut.first[at(tensor)] + begin; c < cut.first[at(tensor)] + end; ++c) {
+        run.chunk.push_back(cut.chunk[at(c)]);
+        run.before.push_back(run.before.back() + run.chunk.back().size);
+        run.floats += !computes_in_double(bound_[at(tensor)]);
+    }
+}
+
+/// Shares the chunks of the active tensors out, unless the step before had the same ones.
+void Plan::select(const Options& options) {
+    Index elements = 0;
+    for (std::size_t i = 0; i < bound_.size(); ++i) elements += active_[i] ? bound_[i].elements() : 0;
+    const int threads = threads_for(elements, options);
+    if (selected_ == active_ && selected_threads_ == threads) return;
+    selected_ = active_;
+    selected_threads_ = threads;
+
+    const Compiled& compiled = rule();
+    const Cut& even = even_cut_.first.empty() ? cut_ : even_cut_;
+    even_.clear(false);
+    for (const Index i : order_)
+        if (active_[at(i)]) append(even_, even, i, 0, even.count[at(i)]);
+
+    // Without sums chunks are free of one another. With them a unit belongs to one thread unless it is a good part of a
+    // thread's work: so there are few shared units, and each of them can pay for the threads' meetings.
+    const bool meets = compiled.sums > 0 && threads > 1;
+    const Index limit = std::max(2 * chunk_size, elements / (8 * threads));
+    own_.clear(compiled.sums > 0);
+    shared_.clear();
     for (const Index i : order_) {
         if (!active_[at(i)]) continue;
-        for (Index c = cut.first[at(i)]; c < cut.first[at(i)] + cut.count[at(i)]; ++c) {
-            run.chunk.push_back(cut.chunk[at(c)]);
-            run.before.push_back(run.before.back() + run.chunk.back().size);
-            run.floats += !computes_in_double(bound_[at(i)]);
+        const Index chunks = cut_.count[at(i)];
+        if (compiled.scope == Scope::all) {
+            if (shared_.empty()) shared_.emplace_back().clear(false);
+            append(shared_.front(), cut_, i, 0, chunks);
+        } else if (!meets || bound_[at(i)].elements() <= limit * units_of_[at(i)]) {
+            append(own_, cut_, i, 0, chunks);
+        } else {
+            const Index per_unit = chunks / units_of_[at(i)];
+            for (Index c = 0; c < chunks; c += per_unit) {
+                shared_.emplace_back().clear(false);
+                append(shared_.back(), cut_, i, c, c + per_unit);
+            }
         }
     }
-    run.is_all = all;
 }
 
 const Compiled& Plan::rule() const {
@@ -212,19 +242,25 @@ bool Plan::overlaps(const std::byte* low, const std::byte* high) const {
     return first != interval_.end() && first->low < high;
 }
 
-/// Calls `body(begin, end, is_double)` on the threads of this step, each with one run of whole chunks.
+int Plan::threads_for(Index elements, const Options& options) const {
+    const Index wanted = options.threads > 0 ? options.threads : num_threads();
+    return int(std::clamp<Index>(elements / grain, 1, wanted));
+}
+
+/// Calls `body(begin, end, is_double)` on the threads of this step, each with some consecutive chunks.
 template <class Body>
 void Plan::over_chunks(const Run& run, const Options& options, const Body& body) const {
     const Index chunks = Index(run.chunk.size()), elements = run.before.back();
     if (chunks == 0) return;
-    const Index wanted = options.threads > 0 ? options.threads : num_threads();
-    const int threads = int(std::max<Index>(1, std::min({wanted, chunks, elements / grain})));
-    parallel(threads, options.flush_subnormals, [&](int thread, int of) {
+    parallel(threads_for(elements, options), options.flush_subnormals, [&](int thread, int of) {
         const auto edge = [&](int k) {
+            if (k == of) return chunks;
             const auto found = std::lower_bound(run.before.begin(), run.before.end(), elements * k / of);
-            return std::min(Index(found - run.before.begin()), chunks);
+            Index c = std::min(Index(found - run.before.begin()), chunks);
+            while (run.whole_units && c > 0 && c < chunks && run.chunk[at(c)].unit == run.chunk[at(c - 1)].unit) ++c;
+            return c;
         };
-        const Index begin = edge(thread), end = thread + 1 == of ? chunks : edge(thread + 1);
+        const Index begin = edge(thread), end = edge(thread + 1);
         if (begin < std::min(end, run.floats)) body(begin, std::min(end, run.floats), 0);
         if (std::max(begin, run.floats) < end) body(std::max(begin, run.floats), end, 1);
     });
@@ -259,10 +295,10 @@ void Plan::make_calls(const Options& options, double gradient_scale) {
 
 double Plan::sum_of_squares(const Cut& cut, const Options& options, double scale) {
     const AllStages& stages = *isa().stages;
-    over_chunks(even_run_, options, [&](Index begin, Index end, int is_double) {
+    over_chunks(even_, options, [&](Index begin, Index end, int is_double) {
         const auto squares = is_double ? stages.float64.squares : stages.float32.squares;
         for (Index c = begin; c < end; ++c) {
-            const Chunk& chunk = even_run_.chunk[at(c)];
+            const Chunk& chunk = even_.chunk[at(c)];
             squares_[at(chunk.partial)] = squares(tensor_[at(chunk.tensor)].g, chunk.first, chunk.size, scale);
         }
     });
@@ -279,12 +315,11 @@ double Plan::sum_of_squares(const Cut& cut, const Options& options, double scale
 /// Reads all gradients: their norm, and whether they are finite.
 Outcome Plan::measure(const Options& options) {
     const Cut& cut = even_cut_.first.empty() ? cut_ : even_cut_;
-    select(cut, even_run_);
     squares_.resize(cut.chunk.size());
     Outcome outcome;
     outcome.measured = true;
     double scale = 1, total = sum_of_squares(cut, options, scale);
-    if (!std::isfinite(total) && even_run_.floats < Index(even_run_.chunk.size())) {
+    if (!std::isfinite(total) && even_.floats < Index(even_.chunk.size())) {
         // Finite doubles may have infinite squares: 2^-600 brings every one of them into range.
         scale = 0x1p-600;
         total = sum_of_squares(cut, options, scale);
@@ -303,31 +338,32 @@ Outcome Plan::measure(const Options& options) {
     return outcome;
 }
 
-void Plan::combine(const Compiled& compiled, int sweep, int sums_before) {
+/// Adds the partial sums of a shared unit, in an order that no number of threads changes.
+void Plan::combine(const Run& run, int sweep, int sums_before) {
+    const Compiled& compiled = rule();
     const Index count = compiled.sums_of[sweep];
-    const auto sum_partials = [&](Index first, Index partials, Index j) {
-        double total = 0;
-        for (Index q = first; q < first + partials; ++q) total += partials_[at(q * count + j)];
-        return total;
-    };
     for (Index j = 0; j < count; ++j) {
-        if (compiled.scope == Scope::all) {
+        const auto sum_partials = [&](const std::vector<Chunk>& chunk, Index first, Index chunks) {
             double total = 0;
+            for (Index c = first; c < first + chunks; ++c)
+                total += partials_[at(chunk[at(c)].partial * compiled.partial_stride + j)];
+            return total;
+        };
+        double total = 0;
+        if (compiled.scope == Scope::all) {
             for (std::size_t i = 0; i < bound_.size(); ++i)
-                if (active_[i] && cut_.count[i] > 0)
-                    total += sum_partials(cut_.chunk[at(cut_.first[i])].partial, cut_.count[i], j);
-            sums_[at(sums_before + j)] = total;
+                if (active_[i] && cut_.count[i] > 0) total += sum_partials(cut_.chunk, cut_.first[i], cut_.count[i]);
         } else {
-            for (std::size_t u = 0; u < unit_.size(); ++u)
-                sums_[u * at(compiled.sums) + at(sums_before + j)] =
-                    sum_partials(unit_[u].first_partial, unit_[u].partials, j);
+            total = sum_partials(run.chunk, 0, Index(run.chunk.size()));
         }
+        sums_[at((compiled.scope == Scope::all ? 0 : run.chunk.front().unit) * compiled.sums + sums_before + j)] =
+            total;
     }
 }
 
 Outcome Plan::step(const Options& options) {
     const Compiled& compiled = rule();
-    select(cut_, run_);
+    select(options);
     Outcome outcome;
     if (options.max_norm >= 0 || options.nonfinite != Nonfinite::propagate) {
         outcome = measure(options);
@@ -336,20 +372,26 @@ Outcome Plan::step(const Options& options) {
     make_calls(options, options.sign * outcome.clip);
 
     const AllStages& stages = *isa().stages;
-    const auto job = [&](int sweep, int is_double) {
+    // Each pass starts where the one before it ended, with what is still in cache.
+    bool backward = outcome.measured;
+    const auto job = [&](const Run& run, int sweep, int is_double) {
         const void* const typed = is_double ? static_cast<const void*>(&stages.float64) : &stages.float32;
-        return Job{tensor_.data(), run_.chunk.data(), typed, sums_.data(), partials_.data(), scalars_, sweep};
+        return Job{tensor_.data(), run.chunk.data(), typed, sums_.data(), partials_.data(), scalars_, sweep, backward};
     };
-    int sums_before = 0;
-    for (int sweep = 0; sweep < compiled.sweeps; ++sweep) {
-        over_chunks(run_, options, [&](Index begin, Index end, int is_double) {
-            compiled.sweep[is_double](job(sweep, is_double), begin, end);
-        });
-        if (sweep + 1 < compiled.sweeps) {
-            combine(compiled, sweep, sums_before);
+    for (const Run& run : shared_) {
+        int sums_before = 0;
+        for (int sweep = 0; sweep < compiled.sweeps; ++sweep, backward = !backward) {
+            over_chunks(run, options, [&](Index begin, Index end, int is_double) {
+                compiled.sweep[is_double](job(run, sweep, is_double), begin, end);
+            });
+            if (sweep + 1 == compiled.sweeps) continue;
+            combine(run, sweep, sums_before);
             sums_before += compiled.sums_of[sweep];
         }
     }
+    over_chunks(own_, options, [&](Index begin, Index end, int is_double) {
+        compiled.whole[is_double](job(own_, 0, is_double), begin, end);
+    });
 
     bool first = true;
     for (std::size_t i = 0; i < bound_.size(); ++i) {
@@ -357,7 +399,7 @@ Outcome Plan::step(const Options& options) {
         const int is_double = computes_in_double(bound_[i]);
         const bool commits = compiled.scalars > 0 && (compiled.scope != Scope::all || first);
         if (commits)
-            compiled.commit[is_double](job(compiled.sweeps - 1, is_double), *tensor_[i].call, first_unit_[i],
+            compiled.commit[is_double](job(own_, 0, is_double), *tensor_[i].call, first_unit_[i],
                                        first_unit_[i] + (compiled.scope == Scope::all ? 1 : units_of_[i]));
         first = false;
         ++counts_[i];

@@ -78,32 +78,30 @@ private:
     struct Interval {
         const std::byte *low, *high;
     };
-    /// What one sum runs over, and where the partial sums of its chunks are.
-    struct Unit {
-        Index first_partial, partials;
-    };
-
     /// All tensors cut into chunks, in the order in which they run, and where each tensor's are.
     struct Cut {
         std::vector<Chunk> chunk;
         std::vector<Index> first, count;
     };
-    /// The chunks of the active tensors, for one step.
+    /// Chunks that are run in one go.
     struct Run {
         std::vector<Chunk> chunk;
         std::vector<Index> before;  ///< elements before each of them
         Index floats = 0;           ///< how many of them compute in float; the rest in double
-        bool is_all = false;
+        bool whole_units = false;   ///< threads are to get whole units
+        void clear(bool whole_units);
     };
 
     Cut cut(bool rows);
-    void select(const Cut& cut, Run& run) const;
+    void append(Run& run, const Cut& cut, Index tensor, Index begin, Index end) const;
+    void select(const Options& options);
+    int threads_for(Index elements, const Options& options) const;
     template <class Body>
     void over_chunks(const Run& run, const Options& options, const Body& body) const;
     Outcome measure(const Options& options);
     double sum_of_squares(const Cut& cut, const Options& options, double scale);
     void make_calls(const Options& options, double gradient_scale);
-    void combine(const Compiled& rule, int sweep, int sums_before);
+    void combine(const Run& run, int sweep, int sums_before);
 
     int rule_;
     std::size_t variant_ = 0;
@@ -118,10 +116,13 @@ private:
     std::vector<Index> order_;           ///< tensors sorted by compute type, then group: the order of the chunks
     Cut cut_;
     Cut even_cut_;  ///< for norms: where chunks of the rule are whole rows, those of the norm still have one size
-    Run run_, even_run_;
-    std::vector<Unit> unit_;
+    Run own_;       ///< units that one thread steps, all sweeps of one after the other
+    std::vector<Run> shared_;  ///< large units, one run each, which all threads step sweep by sweep
+    Run even_;                 ///< all active chunks, for norms
+    std::vector<char> selected_;
+    int selected_threads_ = 0;                  ///< the active tensors and the threads for which the runs were made
     std::vector<Index> first_unit_, units_of_;  ///< per tensor
-    Index partial_count_ = 0;
+    Index units_ = 0;
 
     std::vector<Layout> layout_;  ///< per tensor: of the gradient and of each input
     std::vector<Index> layout_numbers_;

@@ -106,6 +106,14 @@ constexpr int total_sums = []<int... K>(std::integer_sequence<int, K...>) {
     return (0 + ... + sum_count<Rule, T, StageAt<Rule, T, K>>());
 }(std::make_integer_sequence<int, sweep_count<Rule, T>()>{});
 
+/// Where the partial sums of the next chunk are: the same for all sweeps, since threads may be in different ones.
+template <class Rule, class T>
+constexpr int partial_stride = []<int... K>(std::integer_sequence<int, K...>) {
+    int most = 0;
+    ((most = sum_count<Rule, T, StageAt<Rule, T, K>>() > most ? sum_count<Rule, T, StageAt<Rule, T, K>>() : most), ...);
+    return most;
+}(std::make_integer_sequence<int, sweep_count<Rule, T>()>{});
+
 // ---- the loops ---------------------------------------------------------------------------------------------------
 
 template <class T>
@@ -220,44 +228,97 @@ inline void read(const Stages<T>& stages, const Read& reader, const Tensor& tens
 
 // ---- what core calls ---------------------------------------------------------------------------------------------
 
-template <class Rule, class T, int k>
-inline void run(const Job& job, Index begin, Index end) {
-    constexpr int sums = total_sums<Rule, T>;
-    constexpr int scalars = scalars_of<Rule>().count;
-    using Stage = StageAt<Rule, T, k>;
-    const Stages<T>& stages = *static_cast<const Stages<T>*>(job.stages);
+/// Calls `visit` with the numbers of [begin, end), in reverse if asked for.
+template <class Visit>
+inline void each(Index begin, Index end, bool backward, const Visit& visit) {
+    for (Index i = begin; i < end; ++i) visit(backward ? begin + (end - 1 - i) : i);
+}
 
-    for (Index c = begin; c < end;) {
-        const Call& call = *job.tensors[job.chunks[c].tensor].call;
-        if constexpr (sums == 0 && scalars == 0) {  // the rule is made once for all chunks of a call
-            const auto body = start<Rule, T>(call, nullptr);
-            do {
-                const Chunk& chunk = job.chunks[c];
-                write<Rule, T>(stages, body, job.tensors[chunk.tensor], chunk.first, chunk.size);
-            } while (++c < end && job.tensors[job.chunks[c].tensor].call == &call);
+template <class Rule>
+inline void copy_scalars(const double* from, double* to) {
+    for (int s = 0; s < scalars_of<Rule>().count; ++s) to[s] = from[s];
+}
+
+/// One sweep over one chunk, of one unit.
+template <class Rule, class T, class Stage>
+inline void step_chunk(const Job& job, const Stage& stage, const Chunk& chunk) {
+    const Stages<T>& stages = *static_cast<const Stages<T>*>(job.stages);
+    const Tensor& tensor = job.tensors[chunk.tensor];
+    if constexpr (is_sum<Stage>)
+        read<Rule, T>(stages, stage.read, tensor, chunk.first, chunk.size,
+                      job.partials + chunk.partial * partial_stride<Rule, T>);
+    else
+        write<Rule, T>(stages, stage, tensor, chunk.first, chunk.size);
+}
+
+/// The sweeps from the k-th on over the chunks [first, last) of one unit. Each sweep starts where the one before it
+/// ended, with what is still in cache.
+template <class Rule, class T, int k = 0, class Stage>
+inline void chain(const Job& job, const Stage& stage, const Chunk* first, const Chunk* last, double* sums) {
+    each(0, last - first, k % 2 == 1, [&](Index c) { step_chunk<Rule, T>(job, stage, first[c]); });
+    if constexpr (is_sum<Stage>) {
+        constexpr int count = sum_count<Rule, T, Stage>();
+        for (int j = 0; j < count; ++j) {
+            sums[j] = 0;
+            for (const Chunk* chunk = first; chunk < last; ++chunk)
+                sums[j] += job.partials[chunk->partial * partial_stride<Rule, T> + j];
+        }
+        chain<Rule, T, k + 1>(job, proceed<Rule, T>(stage, sums), first, last, sums + count);
+    }
+}
+
+/// All sweeps of the units that chunks [begin, end) make up.
+template <class Rule, class T>
+void whole(const Job& job, Index begin, Index end) {
+    constexpr int sums = total_sums<Rule, T>, scalars = scalars_of<Rule>().count;
+    // Is the preamble the same for all units of a call? (Scalars of rows may be used between sweeps only.)
+    constexpr bool one_preamble = scalars == 0 || scope_of<Rule>(Scope::element) == Scope::row;
+    double scalar[scalars + 1];  // a copy: every chunk of the unit sees the values before the step
+
+    const auto chunk = [&](Index c) -> const Chunk& { return job.chunks[c]; };
+    const auto alike = [&](Index a, Index b) {
+        return job.tensors[chunk(a).tensor].call == job.tensors[chunk(b).tensor].call &&
+               (one_preamble || chunk(a).unit == chunk(b).unit);
+    };
+    for (Index c = begin, last; c < end; c = last) {
+        for (last = c + 1; last < end && alike(c, last);) ++last;
+        copy_scalars<Rule>(job.scalars + chunk(c).unit * scalars, scalar);
+        const auto first_stage = start<Rule, T>(*job.tensors[chunk(c).tensor].call, scalar);
+        if constexpr (sums == 0) {
+            each(c, last, job.backward, [&](Index i) { step_chunk<Rule, T>(job, first_stage, chunk(i)); });
         } else {
-            const Chunk& chunk = job.chunks[c++];
-            const Tensor& tensor = job.tensors[chunk.tensor];
-            double scalar[scalars + 1];  // a copy: every chunk of the unit sees the values before the step
-            const auto copy_scalars = [&](Index unit) {
-                for (int s = 0; s < scalars; ++s) scalar[s] = job.scalars[unit * scalars + s];
+            const auto step_unit = [&](const Chunk* from, const Chunk* to) {
+                copy_scalars<Rule>(job.scalars + from->unit * scalars, scalar);
+                chain<Rule, T>(job, first_stage, from, to, job.sums + from->unit * sums);
             };
-            copy_scalars(chunk.unit);
-            // Once per chunk: where a chunk has several rows, their scalars may be used between sweeps only.
-            const auto first_stage = start<Rule, T>(call, scalar);
-            for (Index done = 0, unit = chunk.unit; done < chunk.size; done += chunk.row, ++unit) {
-                if (done > 0) copy_scalars(unit);
-                const Stage stage = reach<Rule, T, k>(first_stage, job.sums + unit * sums);
-                if constexpr (is_sum<Stage>)
-                    read<Rule, T>(stages, stage.read, tensor, chunk.first + done, chunk.row,
-                                  job.partials + (chunk.partial + unit - chunk.unit) * sum_count<Rule, T, Stage>());
-                else
-                    write<Rule, T>(stages, stage, tensor, chunk.first + done, chunk.row);
+            for (Index i = c, next; i < last; i = next) {
+                for (next = i + 1; next < last && chunk(next).unit == chunk(i).unit;) ++next;
+                if (chunk(i).row == chunk(i).size) {
+                    step_unit(&chunk(i), &chunk(i) + (next - i));
+                } else {
+                    Chunk row = chunk(i);
+                    row.size = row.row;
+                    for (; row.first < chunk(i).first + chunk(i).size; row.first += row.row, ++row.unit, ++row.partial)
+                        step_unit(&row, &row + 1);
+                }
             }
         }
     }
 }
 
+template <class Rule, class T, int k>
+inline void run(const Job& job, Index begin, Index end) {
+    each(begin, end, job.backward, [&](Index c) {
+        const Chunk& chunk = job.chunks[c];
+        double scalar[scalars_of<Rule>().count + 1];
+        copy_scalars<Rule>(job.scalars + chunk.unit * scalars_of<Rule>().count, scalar);
+        const auto first_stage = start<Rule, T>(*job.tensors[chunk.tensor].call, scalar);
+        const double* const sums = job.sums + chunk.unit * total_sums<Rule, T>;
+        step_chunk<Rule, T>(job, reach<Rule, T, k>(first_stage, sums), chunk);
+    });
+}
+
+/// One sweep over chunks [begin, end) of units that several threads share.
 template <class Rule, class T>
 void sweep(const Job& job, Index begin, Index end) {
     [&]<int... K>(std::integer_sequence<int, K...>) {
@@ -271,15 +332,12 @@ void commit(const Job& job, const Call& call, Index begin, Index end) {
     constexpr int scalars = scalars_of<Rule>().count;
     if constexpr (scalars > 0) {
         double scalar[scalars];
-        const auto copy = [](const double* from, double* to) {
-            for (int s = 0; s < scalars; ++s) to[s] = from[s];
-        };
-        copy(job.scalars + begin * scalars, scalar);
+        copy_scalars<Rule>(job.scalars + begin * scalars, scalar);
         const auto first_stage = start<Rule, T>(call, scalar);
         for (Index unit = begin; unit < end; ++unit) {
-            if (unit > begin) copy(job.scalars + unit * scalars, scalar);
+            if (unit > begin) copy_scalars<Rule>(job.scalars + unit * scalars, scalar);
             (void)reach<Rule, T, last>(first_stage, job.sums + unit * total_sums<Rule, T>);
-            copy(scalar, job.scalars + unit * scalars);
+            copy_scalars<Rule>(scalar, job.scalars + unit * scalars);
         }
     }
 }
@@ -325,12 +383,17 @@ constexpr Compiled describe(const char* kind, Scope scope, unsigned flags) {
         ((entry.sums_of[K] = sum_count<Rule, float, StageAt<Rule, float, K>>()), ...);
     }(std::make_integer_sequence<int, sweep_count<Rule, float>()>{});
     entry.sums = total_sums<Rule, float>;
+    entry.partial_stride = partial_stride<Rule, float>;
     for (int i = 0; i < entry.hypers; ++i) entry.hyper[i] = Rule::hyper.name[i];
     for (int i = 0; i < entry.inputs; ++i) entry.slot[i] = inputs_of<Rule>().name[i];
     for (int i = entry.inputs; i < entry.slots; ++i) entry.slot[i] = Rule::state.name[i - entry.inputs];
     for (int i = 0; i < entry.scalars; ++i) entry.scalar[i] = scalars_of<Rule>().name[i];
-    entry.sweep[0] = sweep<Rule, float>;
-    entry.sweep[1] = sweep<Rule, double>;
+    entry.whole[0] = whole<Rule, float>;
+    entry.whole[1] = whole<Rule, double>;
+    if constexpr (total_sums<Rule, float> > 0) {
+        entry.sweep[0] = sweep<Rule, float>;
+        entry.sweep[1] = sweep<Rule, double>;
+    }
     entry.commit[0] = commit<Rule, float>;
     entry.commit[1] = commit<Rule, double>;
     return entry;
