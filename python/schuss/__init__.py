@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import schuss.optimizers  # noqa: F401  (before the function of that name, which a later import would replace)
 from schuss import _core, clipping, math, schedules
 from schuss._runtime import configure, get_num_threads, instruction_sets, set_num_threads, show_runtime, use_isa
-from schuss.checkpoint import CheckpointError
 from schuss.clipping import ClipNorm
 from schuss.optimizer import Group, Optimizer, StateError, StepInfo
+from schuss.optimizers import __path__ as _folder  # imported here, or it would replace the function of its name
+
+if TYPE_CHECKING:
+    from schuss.checkpoint import CheckpointError
 
 __version__: str = _core.__version__
 
@@ -41,8 +42,7 @@ __all__ = [
 
 def _modules() -> dict[str, str]:
     """Return the optimizers' modules by their names without underscores, which are the classes' in lower case."""
-    folder = str(Path(__file__).with_name("optimizers"))
-    return {module.name.replace("_", ""): module.name for module in pkgutil.iter_modules([folder])}
+    return {module.name.replace("_", ""): module.name for module in pkgutil.iter_modules(_folder)}
 
 
 def _class_of(key: str) -> type[Optimizer]:
@@ -66,6 +66,8 @@ def optimizers() -> dict[str, type[Optimizer]]:
 def __getattr__(name: str) -> Any:
     if name in ("optimizer", "reference"):
         return importlib.import_module(f"schuss.{name}")
+    if name == "CheckpointError":  # files need modules that an import of schuss need not wait for
+        return importlib.import_module("schuss.checkpoint").CheckpointError
     if not name.startswith("_") and name.lower() in _modules():
         cls = _class_of(name.lower())
         if cls.__name__ == name:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import platform
-from pathlib import Path
 
 import numpy as np
 
@@ -78,6 +76,8 @@ def show_runtime() -> None:
     schuss ...
     """
     sets = ", ".join(f"[{name}]" if name == _core.isa() else name for name in _core.instruction_sets())
+    import platform
+
     print(f"schuss {_core.__version__}, NumPy {np.__version__}, Python {platform.python_version()}")
     print(f"instruction sets: {sets}  (the one in brackets runs)")
     print(f"threads: {_core.num_threads()} of {_available_cores()} available")
@@ -97,14 +97,19 @@ def _available_cores() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for file in ("/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us"):
         try:
-            words = Path(file).read_text().split()
+            words = _text(file).split()
             quota = float(words[0])
-            period = float(words[1] if len(words) > 1 else Path(file).with_name("cpu.cfs_period_us").read_text())
+            period = float(words[1] if len(words) > 1 else _text(file.replace("quota", "period")))
         except (OSError, ValueError):  # no such file, or "max"
             continue
         if quota > 0 and period > 0:
             cores = min(cores, math.ceil(quota / period))
     return max(cores, 1)
+
+
+def _text(file: str) -> str:
+    with open(file) as lines:  # noqa: PTH123  (pathlib takes longer to import than all of schuss)
+        return lines.read()
 
 
 def configure() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import functools
 import inspect
 import os
@@ -32,6 +31,13 @@ _FOREIGN = {
     "amsgrad": "use AMSGrad",
     "clipnorm": "pass clip=schuss.ClipNorm(...)",
 }
+
+
+def _did_you_mean(key: str, known: Iterable[str]) -> str:
+    import difflib  # for a message only
+
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else ""
 
 
 class StateError(ValueError):
@@ -237,8 +243,7 @@ class Optimizer(_Typed):
         known = [*self.hyperparameters, *_OPTIONS]
         if key in known:
             return
-        close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-        hint = _FOREIGN.get(key) or (f"did you mean {close[0]}?" if close else f"it takes {', '.join(known)}")
+        hint = _FOREIGN.get(key) or _did_you_mean(key, known) or f"it takes {', '.join(known)}"
         raise TypeError(f"{name}: {key} is not an argument of {name}; {hint}")
 
     def _set_options(self, **options: Any) -> None:
@@ -268,8 +273,7 @@ class Optimizer(_Typed):
                 name = type(self).__name__
                 if key in _OPTIONS:
                     raise AttributeError(f"{name}: {key} is chosen at construction; make a new optimizer")
-                close = difflib.get_close_matches(key, self.hyperparameters, n=1, cutoff=0.6)
-                hint = f"did you mean {close[0]}?" if close else f"set {', '.join(self.hyperparameters)}"
+                hint = _did_you_mean(key, self.hyperparameters) or f"set {', '.join(self.hyperparameters)}"
                 raise AttributeError(f"{name}: {key} is not an attribute that can be set; {hint}")
             super().__setattr__(key, value)
 
