@@ -24,8 +24,9 @@ def package_stub() -> str:
     """Return the stub of the package: what `__init__.py` imports, and every optimizer by name."""
     source = (PACKAGE / "__init__.py").read_text()
     lines = ["# Written by tools/stubs.py.", "from schuss import reference as reference"]
-    for module, imported in re.findall(r"^from (schuss\S*) import (.+)$", source, re.MULTILINE):
-        lines += [f"from {module} import {name} as {name}" for name in imported.split(", ") if name != "configure"]
+    for module, imported in re.findall(r"^ *from (schuss\S*) import ([^#\n]+?)(?:  #.*)?$", source, re.MULTILINE):
+        public = [name for name in imported.split(", ") if name != "configure" and " as " not in name]
+        lines += [f"from {module} import {name} as {name}" for name in public]
     lines += [f"from {cls.__module__} import {name} as {name}" for name, cls in schuss.optimizers().items()]
     lines += ["", "__version__: str", "", "def optimizers() -> dict[str, type[Optimizer]]: ..."]
     return "\n".join(lines) + "\n"
