@@ -66,6 +66,7 @@ public:
           uint16_is_bfloat16_(uint16_is_bfloat16),
           plan_(rule, flags, views(), std::move(group_of), groups, state_views(), scalars_.mutable_data(),
                 counts_.mutable_data()) {
+        free_.resize(std::size_t(plan_.tensors() * (1 + plan_.rule().inputs)));
         for (Index i = 0; i < plan_.tensors(); ++i)
             if (plan_.rule().scope == Scope::row && plan_.parameter(i).f_order)
                 throw py::buffer_error(who("params", i) +
@@ -143,6 +144,18 @@ private:
         std::atomic_flag& flag_;
     };
 
+    struct Extent {
+        const std::byte *low = nullptr, *high = nullptr;
+    };
+
+    /// For arrays of a few numbers, where calling memcmp costs more than the comparison.
+    template <class Number>
+    static bool same(const std::vector<Index>& ours, const Number* theirs) {
+        for (std::size_t d = 0; d < ours.size(); ++d)
+            if (ours[d] != theirs[d]) return false;
+        return true;
+    }
+
     Who who(const char* what, Index i) const { return owner_ + ": " + what + paths_[std::size_t(i)]; }
 
     std::vector<View> views() const {
@@ -182,12 +195,11 @@ private:
         PyObject* const object = parameters_[std::size_t(i)].ptr();
         const View& bound = plan_.parameter(i);
         const auto& a = fields(object);
-        const bool same = reinterpret_cast<std::byte*>(a.data) == bound.data &&
-                          std::size_t(a.nd) == bound.shape.size() &&
-                          std::equal(bound.shape.begin(), bound.shape.end(), a.dimensions) &&
-                          std::equal(bound.strides.begin(), bound.strides.end(), a.strides);
+        const bool unmoved = reinterpret_cast<std::byte*>(a.data) == bound.data &&
+                             std::size_t(a.nd) == bound.shape.size() && same(bound.shape, a.dimensions) &&
+                             same(bound.strides, a.strides);
         const ArrayType type = type_of(object, uint16_is_bfloat16_);
-        if (!same || !type.known || type.dtype != bound.dtype || type.complex != bound.complex)
+        if (!unmoved || !type.known || type.dtype != bound.dtype || type.complex != bound.complex)
             throw py::buffer_error(who("params", i) +
                                    " was moved, resized or retyped since the optimizer was made; call rebind(params)");
         if (!(a.flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_))
@@ -219,8 +231,7 @@ private:
             require_array(object, who(name, i));
         }
         const auto& a = fields(object);
-        if (std::size_t(a.nd) != parameter.shape.size() ||
-            !std::equal(parameter.shape.begin(), parameter.shape.end(), a.dimensions))
+        if (std::size_t(a.nd) != parameter.shape.size() || !same(parameter.shape, a.dimensions))
             throw py::value_error(who(name, i) + " has shape " + text(py::handle(object).attr("shape")) +
                                   ", but its parameter has shape " + text(parameters_[std::size_t(i)].attr("shape")));
         const ArrayType type = type_of(object, uint16_is_bfloat16_);
@@ -238,9 +249,13 @@ private:
         if (size > 0) {
             const std::byte *low = data, *high = data + (type.complex ? 2 : 1) * item_size(type.dtype);
             for (int d = 0; d < a.nd; ++d) (a.strides[d] < 0 ? low : high) += (a.dimensions[d] - 1) * a.strides[d];
-            if (plan_.overlaps(low, high))
+            // What a plan holds never moves: memory that was free of it once is free of it.
+            Extent& known = free_[std::size_t(i * (1 + plan_.rule().inputs) + operand)];
+            const bool checked = known.low == low && known.high == high;
+            if (!checked && plan_.overlaps(low, high))
                 throw py::value_error(who(name, i) +
                                       " shares memory with a parameter or its state; pass a copy of the gradient");
+            known = {low, high};
         }
         if (direct)
             plan_.bind(i, operand, data, type.dtype);
@@ -270,6 +285,7 @@ private:
     py::array_t<double> scalars_;
     py::array_t<std::int64_t> counts_;
     bool uint16_is_bfloat16_;
+    std::vector<Extent> free_;  ///< memory of a gradient or input that was found to overlap nothing of the plan
     Index elements_ = 0;
     Options options_;
     Outcome outcome_;
