@@ -10,17 +10,19 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
-from formula import element_slots, input_names, numpy_formula, plain_formula
+from formula import divisions_and_roots, element_slots, input_names, numpy_formula, plain_formula
 from numpy.typing import NDArray
 from plain import written
 from protocol import Steps
-from workloads import Shape, Workload
+from workloads import FLOAT32, Shape, Workload
 
 import schuss
+from schuss.memory import compute_dtype, is_steppable
+from schuss.reference import widened
 from schuss.trees import leaves
 
 PLAIN_ELEMENTS = 20_000
@@ -34,6 +36,7 @@ TORCH_NAMES: Mapping[str, tuple[str, Mapping[str, Any]]] = {"AMSGrad": ("Adam", 
 """Where torch has an optimizer under another name, or as an option of one."""
 
 _POOL = np.random.default_rng(0).standard_normal(1 << 20, dtype=np.float32)
+_POOL += np.copysign(np.float32(0.5), _POOL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +59,16 @@ class Variant:
         """Return how many inputs a step takes besides gradients."""
         return len(input_names(self.build([np.zeros(1, np.float32)])))
 
-    def build(self, params: Sequence[NDArray[Any]], threads: int | None = None) -> schuss.Optimizer:
-        """Return the optimizer over `params`."""
-        return self.cls(params, **self.options, threads=threads)
+    def build(self, params: Sequence[NDArray[Any]], threads: int | None = None, **further: Any) -> schuss.Optimizer:
+        """Return the optimizer over `params`; its state has 16 bits if they have."""
+        dtype = params[0].dtype
+        narrow = {"state_dtype": dtype} if dtype.itemsize == 2 else {}
+        return self.cls(params, **self.options, **narrow, threads=threads, **further)
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What one step must move.
+    """What one step must move, and what it must compute that takes long.
 
     Attributes
     ----------
@@ -73,23 +78,29 @@ class Traffic:
         Arrays of that size that are read and written: the parameters and the other slots.
     total
         All bytes of a step, those of the smaller slots included.
+    divisions, roots
+        Per element.
     """
 
     read: int
     written: int
     total: int
+    divisions: int
+    roots: int
 
 
 class Data:
     """Fresh arrays of a workload: parameters, and two sets of gradients that blocks take in turn.
 
-    One set for ever would drive a centered variance to zero. The values are ordinary normal ones (a million of them,
-    repeated: the time of a step does not depend on them), so that no rule meets subnormal numbers.
+    One set for ever would drive a centered variance to zero. The values are normal ones (a million of them, repeated:
+    the time of a step does not depend on them), moved away from zero by a half: so their squares, times 1 - beta2, are
+    no subnormal numbers even in float16.
     """
 
     def __init__(self, workload: Workload, inputs: int = 0) -> None:
-        self.params = workload.arrays(partial(_normal, 0))
-        self.given = [[workload.arrays(partial(_normal, 1 + i + 2 * k)) for k in range(1 + inputs)] for i in range(2)]
+        fill = partial(_normal, workload.dtype)
+        self.params = workload.arrays(partial(fill, 0))
+        self.given = [[workload.arrays(partial(fill, 1 + i + 2 * k)) for k in range(1 + inputs)] for i in range(2)]
 
 
 def variants() -> list[Variant]:
@@ -113,25 +124,23 @@ def variants() -> list[Variant]:
 
 
 def traffic(variant: Variant, workload: Workload) -> Traffic:
-    """Return the bytes of a step, from the state that the optimizer really holds."""
-    optimizer = variant.build([np.zeros(shape, np.float32) for shape in workload.shapes])
+    """Return the traffic of a step, from the state that the optimizer really holds and the formula of its class."""
+    optimizer = variant.build([np.zeros(shape, workload.dtype) for shape in workload.shapes])
     kept = written(optimizer.reference)
     of_elements = set(element_slots(optimizer))
     others = (tree for name, tree in optimizer.state.items() if name not in of_elements)
     other_bytes = sum(array.nbytes for tree in others for _, array in leaves(tree))
-    array_bytes = sum(param.nbytes for param in optimizer.params)
     read = 1 + len(input_names(optimizer)) + len(of_elements - kept)
     changed = 1 + len(of_elements & kept)
     # Values per tensor are next to nothing; values per row can be as many as the elements (where tensors are vectors).
-    return Traffic(
-        read, changed + round(other_bytes / array_bytes), array_bytes * (read + 2 * changed) + 2 * other_bytes
-    )
+    total = workload.nbytes * (read + 2 * changed) + 2 * other_bytes
+    return Traffic(read, changed + round(other_bytes / workload.nbytes), total, *divisions_and_roots(variant.build))
 
 
-def compiled(variant: Variant, workload: Workload, threads: int) -> Steps:
-    """Return schuss."""
+def compiled(variant: Variant, workload: Workload, threads: int, **options: Any) -> Steps:
+    """Return schuss, with further options of every optimizer."""
     data = Data(workload, variant.inputs)
-    optimizer = variant.build(data.params, threads)
+    optimizer = variant.build(data.params, threads, **options)
 
     def prepare(block: int) -> Callable[[], object]:
         grads, *inputs = data.given[block % 2]
@@ -165,8 +174,13 @@ def pure_python(variant: Variant, workload: Workload) -> Steps:
     )
 
 
-def torch_optimizer(variant: Variant, workload: Workload, fused: bool, threads: int) -> Steps:
+def torch_optimizer(
+    variant: Variant, workload: Workload, fused: bool, threads: int, max_norm: float | None = None
+) -> Steps:
     """Return torch's optimizer of the same rule (see `torch_has`) over tensors of its own.
+
+    With `max_norm`, `clip_grad_norm_` as it comes precedes each step. It scales the gradients in place: those of later
+    steps are multiplied with nearly 1.
 
     torch allocates on cache lines; its tensors stay there in a workload that places the caller's arrays elsewhere.
     """
@@ -181,7 +195,11 @@ def torch_optimizer(variant: Variant, workload: Workload, fused: bool, threads: 
         torch.set_num_threads(threads)
         for param, grad in zip(params, grads[block % 2], strict=True):
             param.grad = grad
-        return optimizer.step
+        return optimizer.step if max_norm is None else clipped_step
+
+    def clipped_step() -> None:
+        torch.nn.utils.clip_grad_norm_(params, max_norm)
+        optimizer.step()
 
     def values() -> Iterator[NDArray[Any]]:
         state = (value for slots in optimizer.state.values() for value in slots.values())
@@ -190,14 +208,17 @@ def torch_optimizer(variant: Variant, workload: Workload, fused: bool, threads: 
     return Steps(prepare, values, threads)
 
 
-def torch_has(variant: Variant, fused: bool) -> bool:
-    """Return whether torch is installed and has this rule with these options.
+def torch_has(variant: Variant, fused: bool, dtype: np.dtype[Any] = FLOAT32) -> bool:
+    """Return whether torch is installed and has this rule with these options for this dtype.
 
-    Equal names are not enough: three steps of a small matrix must agree.
+    Equal names are not enough: three steps of a small matrix must agree. 16-bit optimizers of torch round after every
+    operation, which is another meaning.
     """
+    if dtype.itemsize == 2:
+        return False
     if importlib.util.find_spec("torch") is None:
         return False
-    small = Workload("parity", "parity", ((8, 8),), calls=1)
+    small = Workload("parity", "parity", ((8, 8),), calls=1, dtype=dtype)
     ours = compiled(variant, small, threads=1)
     try:
         theirs = torch_optimizer(variant, small, fused, threads=1)
@@ -212,25 +233,33 @@ def torch_has(variant: Variant, fused: bool) -> bool:
 
 
 def ailments(values: Iterable[NDArray[Any]]) -> list[str]:
-    """Return what values a run left behind that would have changed its speed: "subnormal", "non-finite"."""
+    """Return what values a run left behind that would have changed its speed: "subnormal", "non-finite".
+
+    They are looked at in the type that steps compute in: a subnormal float16 number is a normal one there.
+    """
     found = set()
     for array in values:
-        if array.dtype.kind != "f":
+        if not is_steppable(array):
             continue
-        part = np.abs(array.reshape(-1)[: _POOL.size])
-        if not np.isfinite(part).all():
+        size = np.abs(widened(array.reshape(-1)[: _POOL.size], compute_dtype(array)))
+        if not np.isfinite(size).all():
             found.add("non-finite")
-        if ((part > 0) & (part < np.finfo(array.dtype).tiny)).any():
+        if ((size > 0) & (size < np.finfo(size.dtype).tiny)).any():
             found.add("subnormal")
     return sorted(found)
 
 
-def _normal(shift: int, shape: Shape) -> NDArray[np.float32]:
-    size = math.prod(shape)
+@cache
+def _pool(dtype: np.dtype[Any]) -> NDArray[Any]:
+    return _POOL.astype(dtype)
+
+
+def _normal(dtype: np.dtype[Any], shift: int, shape: Shape) -> NDArray[Any]:
+    pool, size = _pool(dtype), math.prod(shape)
     start = shift * 1009  # the sets are the same numbers at other places
-    if start + size <= _POOL.size:
-        return _POOL[start : start + size].reshape(shape).copy()
-    return np.resize(np.roll(_POOL, start), shape)
+    if start + size <= pool.size:
+        return pool[start : start + size].reshape(shape).copy()
+    return np.resize(np.roll(pool, start), shape)
 
 
 def _bearable(shapes: Sequence[Shape]) -> tuple[Shape, ...]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,6 +127,47 @@ def plain_function(optimizer: schuss.Optimizer) -> Callable[..., Any]:
     switches = {name: value for name, value in flags.items() if isinstance(value, bool)}
     singles = set(optimizer._kernel()["scalars"])
     return derive(optimizer.reference, {**dict.fromkeys(absent), **switches}, singles)
+
+
+def divisions_and_roots(build: Callable[[Sequence[NDArray[Any]]], schuss.Optimizer]) -> tuple[int, int]:
+    """Return how many divisions and how many square roots the reference takes per element.
+
+    They are counted, not read: in the tenth step of a small matrix (a rule's first steps may be special).
+    """
+    params, *given = np.random.default_rng(2).uniform(1, 2, (4, 7, 5))
+    optimizer = build([params])
+    formula = Formula(optimizer, optimizer.reference, lambda array: [array.view(_Watched)])
+    operands = [formula.operands([array]) for array in given[: 1 + len(input_names(optimizer))]]
+    for _ in range(10):
+        _Watched.tally.clear()
+        formula.step(*operands)
+    divisions, inverses, roots = (_Watched.tally[each, params.size] for each in (np.divide, np.reciprocal, np.sqrt))
+    return divisions + inverses, roots
+
+
+class _Watched(np.ndarray[Any, np.dtype[Any]]):
+    """An array that keeps a tally of the ufuncs it goes through, each with the size of what comes out."""
+
+    tally: ClassVar[Counter[tuple[np.ufunc, int]]] = Counter()
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        if "out" in options:
+            options["out"] = tuple(map(_bare, options["out"]))
+        result = getattr(ufunc, method)(*map(_bare, inputs), **options)
+        if method == "__call__":
+            self.tally[ufunc, np.size(result)] += 1
+        return _watched(result)
+
+    def __array_function__(self, *call: Any) -> Any:
+        return _watched(super().__array_function__(*call))
+
+
+def _bare(value: Any) -> Any:
+    return value.view(np.ndarray) if isinstance(value, _Watched) else value
+
+
+def _watched(value: Any) -> Any:
+    return value.view(_Watched) if isinstance(value, np.ndarray) else value
 
 
 def disagreements(build: Callable[[Sequence[NDArray[Any]]], schuss.Optimizer], steps: int = 3) -> dict[str, str]:

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_info
 import schuss
 
 CPU = Path("/sys/devices/system/cpu/cpu0")
-PACKAGES = ("schuss", "numpy", "torch")
+PACKAGES = ("schuss", "numpy", "ml_dtypes", "torch")
 
 
 def cores() -> int:
@@ -43,10 +43,10 @@ def describe() -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str | None]:
-    """Return the versions of Python, the packages, and the compiler of the roofline."""
+def versions(*further: str) -> dict[str, str | None]:
+    """Return the versions of Python, the packages (and `further` ones), and the compiler of the roofline."""
     found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *further):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -13,8 +13,14 @@ from typing import Any, Protocol, TypeVar
 
 from numpy.typing import NDArray
 
-BLOCK_SECONDS = 0.1
-"""A block is not filled up beyond this: slow contenders make fewer calls."""
+BLOCK_SECONDS = 0.5
+"""A block is not filled up beyond this: contenders that take more than a fiftieth of it make fewer calls than 50."""
+
+SEARCH_SECONDS = 0.05
+"""The same for blocks that only choose the fastest candidate."""
+
+FAR, FAR_PAIRS = 100, 7
+"""Beyond this ratio (pure Python's) so many pairs will do: no noise hides it."""
 
 SETTLE_SECONDS = 0.02
 """Pause after a block of several threads. Idle OpenMP workers spin for a while (GNU: 300 000 pauses, 5-15 ms) before
@@ -92,6 +98,8 @@ class Ratio:
         The median of time(other) / time(one), and the ends of its confidence interval.
     coverage
         Confidence of the interval, from the order statistics of `pairs` pairs.
+    pairs
+        Pairs of blocks.
     one, other
         Median seconds per step of the two.
     calls
@@ -123,10 +131,14 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
     return ordered[k - 1], ordered[n - k], max(0.0, 1 - outside(k))
 
 
-def calls_per_block(contender: Contender, most: int) -> int:
-    """Return how many calls fill a block of this contender, at most `most`; it has been warmed up then."""
-    seconds = min(contender.block(1) for _ in range(3 if most > 1 else 1))
-    return max(1, min(most, int(BLOCK_SECONDS / seconds)))
+def pace(contender: Contender, most_calls: int) -> float:
+    """Return about how many seconds a step takes; the contender has been warmed up then."""
+    return min(contender.block(1) for _ in range(3 if most_calls > 1 else 1))
+
+
+def calls_per_block(seconds: float, most_calls: int, limit: float = BLOCK_SECONDS) -> int:
+    """Return how many calls of so many seconds fill a block."""
+    return max(1, min(most_calls, int(limit / seconds)))
 
 
 def fastest(candidates: Sequence[C], most_calls: int, rounds: Sequence[int] = (5,)) -> C:
@@ -138,7 +150,7 @@ def fastest(candidates: Sequence[C], most_calls: int, rounds: Sequence[int] = (5
     for count in rounds:
         if len(left) == 1:
             break
-        calls = [calls_per_block(candidate, most_calls) for candidate in left]
+        calls = [calls_per_block(pace(each, most_calls), most_calls, SEARCH_SECONDS) for each in left]
         seconds: list[list[float]] = [[] for _ in left]
         with _quiet():
             for _ in range(count):
@@ -150,8 +162,11 @@ def fastest(candidates: Sequence[C], most_calls: int, rounds: Sequence[int] = (5
 
 
 def compare(one: Contender, other: Contender, pairs: int, most_calls: int) -> Ratio:
-    """Compare two contenders in `pairs` alternating pairs of blocks."""
-    calls = calls_per_block(one, most_calls), calls_per_block(other, most_calls)
+    """Compare two contenders in `pairs` alternating pairs of blocks (see `FAR`)."""
+    paces = pace(one, most_calls), pace(other, most_calls)
+    calls = calls_per_block(paces[0], most_calls), calls_per_block(paces[1], most_calls)
+    if paces[1] > FAR * paces[0]:
+        pairs = min(pairs, FAR_PAIRS)
     ones: list[float] = []
     others: list[float] = []
     with _quiet():

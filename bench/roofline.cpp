@@ -1,15 +1,16 @@
-// The memory roofline: move the bytes of an optimizer step and compute nothing worth the name.
+// The roofline: move the bytes of an optimizer step and, where they are in cache, take its divisions and roots.
 //
-// A step of a rule with s slots reads p, g and s slots and writes p and s slots. The loop below does that with one xor
-// per word: the cheapest arithmetic that needs both its operands, so that no load can be left out, and one that knows
-// no subnormals. Compiled by roofline.py, for each instruction set, with READ arrays that are only read (g) and WRITTEN
-// arrays that are read and written (p and the slots).
+// A step of a rule with s slots reads p, g and s slots and writes p and s slots. The loop below does that with READ
+// arrays that are only read (g) and WRITTEN arrays that are read and written (p and the slots). From memory nothing
+// else takes time. In cache the units that divide and take roots are the next limit: DIVISIONS and ROOTS of them per
+// element of type REAL, whose operands are the loaded values and whose results are dropped, so that none waits for
+// another. Compiled by roofline.py, for each instruction set.
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <cstddef>
-#include <cstdint>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -25,12 +26,51 @@ constexpr std::size_t ahead = 512;  // bytes that are prefetched; 256 to 1024 we
 
 // The widest register of the instruction set, spelled out: no autovectorizer stands between the source and the stores.
 #if defined(__AVX512F__)
-using Word = std::uint64_t __attribute__((vector_size(64)));
+using Word = REAL __attribute__((vector_size(64)));
 #elif defined(__AVX__)
-using Word = std::uint64_t __attribute__((vector_size(32)));
+using Word = REAL __attribute__((vector_size(32)));
 #else
-using Word = std::uint64_t __attribute__((vector_size(16)));
+using Word = REAL __attribute__((vector_size(16)));
 #endif
+
+#if defined(__AVX512F__)
+inline __m512 root(__m512 x) {
+    return _mm512_sqrt_ps(x);
+}
+inline __m512d root(__m512d x) {
+    return _mm512_sqrt_pd(x);
+}
+#elif defined(__AVX__)
+inline __m256 root(__m256 x) {
+    return _mm256_sqrt_ps(x);
+}
+inline __m256d root(__m256d x) {
+    return _mm256_sqrt_pd(x);
+}
+#elif defined(__x86_64__)
+inline __m128 root(__m128 x) {
+    return _mm_sqrt_ps(x);
+}
+inline __m128d root(__m128d x) {
+    return _mm_sqrt_pd(x);
+}
+#else
+inline Word root(Word x) {
+    for (std::size_t i = 0; i < sizeof(Word) / sizeof(REAL); ++i) x[i] = std::sqrt(x[i]);
+    return x;
+}
+#endif
+
+// No instruction, but the compiler must have the value in a register here and may not know it afterwards: a load before
+// it, a store after it, or an operation between two of them is neither left out nor merged with another.
+inline Word opaque(Word value) {
+#if defined(__x86_64__)
+    asm volatile("" : "+x"(value));
+#else
+    asm volatile("" : "+w"(value));
+#endif
+    return value;
+}
 
 struct Ordinary {
     static void store(Word* to, Word value) { *to = value; }
@@ -52,6 +92,12 @@ struct Streaming {
     }
 };
 
+template <std::size_t arrays, std::size_t... D, std::size_t... R>
+void compute(const Word (&x)[arrays], std::index_sequence<D...>, std::index_sequence<R...>) {
+    (opaque(opaque(x[D % arrays]) / x[(D + 1) % arrays]), ...);
+    (opaque(root(opaque(x[R % arrays]))), ...);
+}
+
 template <class Store, bool prefetch, std::size_t... R, std::size_t... W>
 void move(std::size_t first, std::size_t last, std::byte* const* arrays, std::index_sequence<R...>,
           std::index_sequence<W...>) {
@@ -64,8 +110,10 @@ void move(std::size_t first, std::size_t last, std::byte* const* arrays, std::in
         }
 #pragma GCC unroll 4
         for (std::size_t i = at; i < at + line; i += sizeof(Word)) {
-            const Word g = (*reinterpret_cast<const Word*>(read[R] + i) ^ ...);
-            (Store::store(reinterpret_cast<Word*>(written[W] + i), *reinterpret_cast<Word*>(written[W] + i) ^ g), ...);
+            const Word x[] = {opaque(*reinterpret_cast<const Word*>(written[W] + i))...,
+                              opaque(*reinterpret_cast<const Word*>(read[R] + i))...};
+            compute(x, std::make_index_sequence<DIVISIONS>{}, std::make_index_sequence<ROOTS>{});
+            (Store::store(reinterpret_cast<Word*>(written[W] + i), x[W]), ...);
         }
     }
 }

@@ -1,0 +1,52 @@
+"""How a result is written down: the entry of a comparison, tables of text, the JSON file with its pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from protocol import Contender, Ratio
+
+
+def entry(ratio: Ratio, contender: Contender) -> dict[str, Any]:
+    """Return what a row of a result keeps of schuss's comparison with a contender."""
+    return {
+        "ratio": ratio.median,
+        "low": ratio.low,
+        "high": ratio.high,
+        "coverage": ratio.coverage,
+        "pairs": ratio.pairs,
+        "seconds": ratio.other,
+        "schuss_seconds": ratio.one,
+        "calls": list(ratio.calls),
+        "threads": contender.threads,
+    }
+
+
+def interval(median: float, low: float, high: float) -> str:
+    """Return a median with the ends of its interval, three digits each."""
+    return f"{median:.3g} [{low:.3g}, {high:.3g}]"
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield lines of cells in columns, the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for first, *others in lines:
+        cells = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
+        yield "  ".join([first.ljust(widths[0]), *cells]).rstrip()
+
+
+def write(result: dict[str, Any], path: Path) -> None:
+    """Write a result as JSON and draw its pictures beside it, where matplotlib is installed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"\n{path}")
+    try:
+        from plot import draw
+    except ModuleNotFoundError as error:
+        print(f"no pictures: {error.name} is not installed; pip install '.[bench]'")
+        return
+    for picture in draw(result, path.with_suffix("")):
+        print(picture)
