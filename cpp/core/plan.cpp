@@ -297,9 +297,11 @@ double Plan::sum_of_squares(const Cut& cut, const Options& options, double scale
     const AllStages& stages = *isa().stages;
     over_chunks(even_, options, [&](Index begin, Index end, int is_double) {
         const auto squares = is_double ? stages.float64.squares : stages.float32.squares;
-        for (Index c = begin; c < end; ++c) {
-            const Chunk& chunk = even_.chunk[at(c)];
-            squares_[at(chunk.partial)] = squares(tensor_[at(chunk.tensor)].g, chunk.first, chunk.size, scale);
+        for (Index c = begin; c < end;) {
+            const Chunk& first = even_.chunk[at(c)];
+            Index size = 0;
+            for (; c < end && even_.chunk[at(c)].tensor == first.tensor; ++c) size += even_.chunk[at(c)].size;
+            squares(tensor_[at(first.tensor)].g, first.first, size, scale, &squares_[at(first.partial)]);
         }
     });
     double total = 0;
@@ -372,15 +374,13 @@ Outcome Plan::step(const Options& options) {
     make_calls(options, options.sign * outcome.clip);
 
     const AllStages& stages = *isa().stages;
-    // Each pass starts where the one before it ended, with what is still in cache.
-    bool backward = outcome.measured;
     const auto job = [&](const Run& run, int sweep, int is_double) {
         const void* const typed = is_double ? static_cast<const void*>(&stages.float64) : &stages.float32;
-        return Job{tensor_.data(), run.chunk.data(), typed, sums_.data(), partials_.data(), scalars_, sweep, backward};
+        return Job{tensor_.data(), run.chunk.data(), typed, sums_.data(), partials_.data(), scalars_, sweep};
     };
     for (const Run& run : shared_) {
         int sums_before = 0;
-        for (int sweep = 0; sweep < compiled.sweeps; ++sweep, backward = !backward) {
+        for (int sweep = 0; sweep < compiled.sweeps; ++sweep) {
             over_chunks(run, options, [&](Index begin, Index end, int is_double) {
                 compiled.sweep[is_double](job(run, sweep, is_double), begin, end);
             });

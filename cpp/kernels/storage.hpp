@@ -224,28 +224,54 @@ void sum(const double* __restrict terms, int size, double* __restrict lane) {
     for (int j = 0; i + j < size; ++j) lane[j] += terms[i + j];
 }
 
-template <class T>
-double squares(const Operand& g, Index first, Index size, double scale) {
-    alignas(64) double lanes_of[lanes] = {};
-    double* const __restrict lane = lanes_of;  // as in `sum`; straight from the block, without an array of terms
-    alignas(64) T scratch[read_size];
+/// Adds squares to the lanes of several chunks, each `chunk_size` elements after the one before, side by side: one
+/// stream of loads does not keep a core's share of the memory busy (measured: four take two thirds of the time of one).
+template <int chunks, class T>
+inline void add_squares(const T* __restrict block, Index size, double scale, double (&lane)[chunks][lanes]) {
     const auto square = [scale](T x) {
         const double scaled = scale * double(x);
         return scaled * scaled;
     };
-    for (Index done = 0; done < size; done += read_size) {
-        const int n = int(size - done < read_size ? size - done : read_size);
-        const T* const __restrict block = fetch(g, first + done, n, scratch);
-        int i = 0;
-        for (; i + lanes <= n; i += lanes) {
+    double* __restrict to = lane[0];  // nothing else points there: see `sum`
+    Index i = 0;
+    for (; i + lanes <= size; i += lanes)
+        for (int c = 0; c < chunks; ++c) {
 #pragma omp simd
-            for (int j = 0; j < lanes; ++j) lane[j] += square(block[i + j]);
+            for (int j = 0; j < lanes; ++j) to[c * lanes + j] += square(block[c * chunk_size + i + j]);
         }
-        for (int j = 0; i + j < n; ++j) lane[j] += square(block[i + j]);
-    }
+    for (int c = 0; c < chunks; ++c)
+        for (Index j = 0; i + j < size; ++j) to[c * lanes + j] += square(block[c * chunk_size + i + j]);
+}
+
+inline double sum_of(double (&lane)[lanes]) {
     for (int half = lanes / 2; half > 0; half /= 2)
         for (int j = 0; j < half; ++j) lane[j] += lane[j + half];
     return lane[0];
+}
+
+template <class T>
+void squares(const Operand& g, Index first, Index size, double scale, double* sums) {
+    constexpr int many = 4;
+    const bool direct = !g.layout && g.dtype == dtype_of<T>;
+    while (size > 0) {
+        if (direct && size >= many * chunk_size) {
+            alignas(64) double lane[many][lanes] = {};
+            add_squares(reinterpret_cast<const T*>(g.data) + first, chunk_size, scale, lane);
+            for (auto& each : lane) *sums++ = sum_of(each);
+            first += many * chunk_size;
+            size -= many * chunk_size;
+            continue;
+        }
+        const Index end = first + (size < chunk_size ? size : chunk_size);
+        size -= end - first;
+        alignas(64) double lane[1][lanes] = {};
+        alignas(64) T scratch[read_size];
+        for (Index n; first < end; first += n) {
+            n = end - first < read_size ? end - first : read_size;
+            add_squares(fetch(g, first, int(n), scratch), n, scale, lane);
+        }
+        *sums++ = sum_of(lane[0]);
+    }
 }
 
 template <class T>

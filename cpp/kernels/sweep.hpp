@@ -228,12 +228,6 @@ inline void read(const Stages<T>& stages, const Read& reader, const Tensor& tens
 
 // ---- what core calls ---------------------------------------------------------------------------------------------
 
-/// Calls `visit` with the numbers of [begin, end), in reverse if asked for.
-template <class Visit>
-inline void each(Index begin, Index end, bool backward, const Visit& visit) {
-    for (Index i = begin; i < end; ++i) visit(backward ? begin + (end - 1 - i) : i);
-}
-
 template <class Rule>
 inline void copy_scalars(const double* from, double* to) {
     for (int s = 0; s < scalars_of<Rule>().count; ++s) to[s] = from[s];
@@ -255,7 +249,7 @@ inline void step_chunk(const Job& job, const Stage& stage, const Chunk& chunk) {
 /// ended, with what is still in cache.
 template <class Rule, class T, int k = 0, class Stage>
 inline void chain(const Job& job, const Stage& stage, const Chunk* first, const Chunk* last, double* sums) {
-    each(0, last - first, k % 2 == 1, [&](Index c) { step_chunk<Rule, T>(job, stage, first[c]); });
+    for (const Chunk* chunk = first; chunk < last; ++chunk) step_chunk<Rule, T>(job, stage, *chunk);
     if constexpr (is_sum<Stage>) {
         constexpr int count = sum_count<Rule, T, Stage>();
         for (int j = 0; j < count; ++j) {
@@ -263,7 +257,7 @@ inline void chain(const Job& job, const Stage& stage, const Chunk* first, const 
             for (const Chunk* chunk = first; chunk < last; ++chunk)
                 sums[j] += job.partials[chunk->partial * partial_stride<Rule, T> + j];
         }
-        chain<Rule, T, k + 1>(job, proceed<Rule, T>(stage, sums), first, last, sums + count);
+        chain<Rule, T>(job, proceed<Rule, T>(stage, sums), first, last, sums + count);
     }
 }
 
@@ -285,7 +279,7 @@ void whole(const Job& job, Index begin, Index end) {
         copy_scalars<Rule>(job.scalars + chunk(c).unit * scalars, scalar);
         const auto first_stage = start<Rule, T>(*job.tensors[chunk(c).tensor].call, scalar);
         if constexpr (sums == 0) {
-            each(c, last, job.backward, [&](Index i) { step_chunk<Rule, T>(job, first_stage, chunk(i)); });
+            for (; c < last; ++c) step_chunk<Rule, T>(job, first_stage, chunk(c));
         } else {
             const auto step_unit = [&](const Chunk* from, const Chunk* to) {
                 copy_scalars<Rule>(job.scalars + from->unit * scalars, scalar);
@@ -308,14 +302,14 @@ void whole(const Job& job, Index begin, Index end) {
 
 template <class Rule, class T, int k>
 inline void run(const Job& job, Index begin, Index end) {
-    each(begin, end, job.backward, [&](Index c) {
+    for (Index c = begin; c < end; ++c) {
         const Chunk& chunk = job.chunks[c];
         double scalar[scalars_of<Rule>().count + 1];
         copy_scalars<Rule>(job.scalars + chunk.unit * scalars_of<Rule>().count, scalar);
         const auto first_stage = start<Rule, T>(*job.tensors[chunk.tensor].call, scalar);
         const double* const sums = job.sums + chunk.unit * total_sums<Rule, T>;
         step_chunk<Rule, T>(job, reach<Rule, T, k>(first_stage, sums), chunk);
-    });
+    }
 }
 
 /// One sweep over chunks [begin, end) of units that several threads share.
