@@ -26,11 +26,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import statistics
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -41,7 +38,7 @@ import protocol
 import step
 from contenders import Variant
 from peers import IN_TORCH, PEERS, RULES, VARIANTS, Peer
-from report import aligned, interval, write
+from report import aligned, description, interval, write
 from roofline import Mover
 from step import Match, Row, Setting
 from tqdm import tqdm
@@ -106,31 +103,13 @@ def measured(variant: Variant, peers: Mapping[str, Peer], setting: Setting, move
     """Measure one optimizer in one setting, against everyone."""
     workload, traffic = setting.workload, contenders.traffic(variant, setting.workload)
     match = Match(variant, setting)
-    row = {
-        "workload": workload.name,
-        "title": workload.title,
-        "dtype": workload.dtype.name,
-        "in_cache": workload.in_cache,
-        "tensors": len(workload.shapes),
-        "elements": workload.elements,
-        "optimizer": variant.cls.__name__,
-        "options": dict(variant.options),
-        "label": str(variant),
-        "threads_allowed": setting.threads,
-        "threads": match.ours.threads,
-        "bytes": traffic.total,
-        "arrays": {"read": traffic.read, "written": traffic.written},
-        "divisions": traffic.divisions,
-        "roots": traffic.roots,
+    found = {
         "peers": {name: against(match, name, peer) for name, peer in peers.items() if counts(peer, setting)},
         "roofline": step.of_roofline(match, traffic, mover) if workload.roofline else None,
     }
     if workload.clip and variant.cls.__name__ == FOREMOST:
-        row |= step.of_clipping(match, traffic)
-    if not match.seconds:  # nobody to be compared with
-        match.against(match.ours)
-    match.examine("schuss", match.ours)
-    return row | {"seconds": statistics.median(match.seconds), "remarks": match.remarks}
+        found |= step.of_clipping(match, traffic)
+    return match.row(traffic, found)
 
 
 def against(match: Match, name: str, peer: Peer) -> Row:
@@ -198,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the comparison."""
     options = _parse(arguments)
     packages = dict.fromkeys(itertools.chain.from_iterable(peer.packages for peer in PEERS.values()))
-    described = {"machine": machine.describe(), "versions": machine.versions(*packages)}
+    described = description("bench/compare.py", arguments, options, *packages)
     mover = Mover(schuss.instruction_sets(), options.threads)
     peers, left_out, rows = {}, {}, []
     jobs = list(itertools.product(options.workloads, options.threads, options.variants))
@@ -210,20 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows.append(measured(variant, peers[label], Setting(workload, threads, options.pairs), mover))
     step.raise_rooflines(rows)
     result = {
-        "benchmark": "bench/compare.py",
-        "command": "python bench/compare.py " + " ".join(sys.argv[1:] if arguments is None else arguments),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "quick": options.quick,
         **described,
-        "runtime": machine.runtime(),
-        "settings": {
-            "pairs": options.pairs,
-            "far": {"ratio": protocol.FAR, "pairs": protocol.FAR_PAIRS},
-            "block_seconds": protocol.BLOCK_SECONDS,
-            "search_seconds": protocol.SEARCH_SECONDS,
-            "settle_seconds": protocol.SETTLE_SECONDS,
-            "threads": options.threads,
-        },
         "left_out": left_out,
         "results": rows,
         "targets": list(judged(rows)),

@@ -175,9 +175,25 @@ def pure_python(variant: Variant, workload: Workload) -> Steps:
 
 
 def torch_optimizer(
-    variant: Variant, workload: Workload, fused: bool, threads: int, max_norm: float | None = None
+    variant: Variant,
+    workload: Workload,
+    fused: bool,
+    threads: int,
+    max_norm: float | None = None,
+    **implementation: bool,
 ) -> Steps:
-    """Return torch's optimizer of the same rule (see `torch_has`) over tensors of its own.
+    """Return torch's optimizer of the same rule (see `torch_has`)."""
+    name, options = _torch_settings(variant)
+    options |= {"fused": True} if fused else implementation
+    return torch_steps(
+        partial(getattr(importlib.import_module("torch").optim, name), **options), workload, threads, max_norm
+    )
+
+
+def torch_steps(
+    make: Callable[[list[Any]], Any], workload: Workload, threads: int, max_norm: float | None = None
+) -> Steps:
+    """Return an optimizer of torch's kind, made by `make` from its parameters, over tensors of its own.
 
     With `max_norm`, `clip_grad_norm_` as it comes precedes each step. It scales the gradients in place: those of later
     steps are multiplied with nearly 1.
@@ -188,8 +204,7 @@ def torch_optimizer(
     data = Data(workload)
     params, *grads = ([torch.tensor(array) for array in each] for each in (data.params, *(g for (g,) in data.given)))
     del data
-    name, options = _torch_settings(variant)
-    optimizer = getattr(torch.optim, name)(params, **options, **({"fused": True} if fused else {}))
+    optimizer = make(params)
 
     def prepare(block: int) -> Any:
         torch.set_num_threads(threads)

@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -108,44 +108,23 @@ class Peer:
 # ---- torch and DeepSpeed --------------------------------------------------------------------------------------------
 
 
-def torch_optimizer(variant: Variant, workload: Workload, threads: int, **options: Any) -> Steps:
-    """Return torch's optimizer; `options` choose among its implementations."""
-    optim = importlib.import_module("torch").optim
-    return _torch_steps(partial(getattr(optim, variant.cls.__name__), **options), variant, workload, threads)
+def torch_optimizer(
+    variant: Variant, workload: Workload, threads: int, fused: bool = False, **implementation: bool
+) -> Steps:
+    """Return torch's optimizer, in one of its implementations."""
+    return contenders.torch_optimizer(variant, workload, fused, threads, **implementation)
 
 
 def deepspeed(variant: Variant, workload: Workload, threads: int) -> Steps:
     """Return DeepSpeed's optimizer for the CPU; its kernels run on the OpenMP threads of torch."""
     name = {"AdamW": "Adam"}.get(variant.cls.__name__, variant.cls.__name__)
-    module = importlib.import_module(f"deepspeed.ops.{name.lower()}")
-    options = {"adamw_mode": True} if name == "Adam" else {}
-    return _torch_steps(partial(getattr(module, f"DeepSpeedCPU{name}"), **options), variant, workload, threads)
-
-
-def _torch_steps(make: Callable[..., Any], variant: Variant, workload: Workload, threads: int) -> Steps:
-    torch, data = importlib.import_module("torch"), Data(workload)
-    params, *grads = ([torch.tensor(array) for array in each] for each in (data.params, *(g for (g,) in data.given)))
-    del data
-    values = _hyperparameters(variant)
-    settings: dict[str, Any] = {
-        name: values[name] for name in ("lr", "momentum", "eps", "weight_decay") if name in values
-    }
+    module, values = importlib.import_module(f"deepspeed.ops.{name.lower()}"), _hyperparameters(variant)
+    options: dict[str, Any] = {key: values[key] for key in ("lr", "eps", "weight_decay") if key in values}
     if "beta1" in values:
-        settings["betas"] = (values["beta1"], values["beta2"])
-    optimizer = make(params, **settings)
-
-    def prepare(block: int) -> Callable[[], object]:
-        torch.set_num_threads(threads)
-        for param, grad in zip(params, grads[block % 2], strict=True):
-            param.grad = grad
-        step: Callable[[], object] = optimizer.step
-        return step
-
-    def arrays() -> Iterator[NDArray[Any]]:
-        state = (value for slots in optimizer.state.values() for value in slots.values())
-        return (tensor.numpy() for tensor in itertools.chain(params, state) if torch.is_tensor(tensor))
-
-    return Steps(prepare, arrays, threads)
+        options["betas"] = (values["beta1"], values["beta2"])
+    if name == "Adam":
+        options["adamw_mode"] = True
+    return contenders.torch_steps(partial(getattr(module, f"DeepSpeedCPU{name}"), **options), workload, threads)
 
 
 # ---- optax ----------------------------------------------------------------------------------------------------------

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import machine
+import protocol
 from protocol import Contender, Ratio
+
+
+def description(
+    script: str, arguments: Sequence[str] | None, options: argparse.Namespace, *packages: str
+) -> dict[str, Any]:
+    """Return how a result comes about: the command, the date, the machine, the versions, the settings."""
+    return {
+        "benchmark": script,
+        "command": " ".join(["python", script, *(sys.argv[1:] if arguments is None else arguments)]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "quick": options.quick,
+        "machine": machine.describe(),
+        "versions": machine.versions(*packages),
+        "runtime": machine.runtime(),
+        "settings": {
+            "pairs": options.pairs,
+            "far": {"ratio": protocol.FAR, "pairs": protocol.FAR_PAIRS},
+            "block_seconds": protocol.BLOCK_SECONDS,
+            "search_seconds": protocol.SEARCH_SECONDS,
+            "settle_seconds": protocol.SETTLE_SECONDS,
+            "threads": options.threads,
+        },
+    }
 
 
 def entry(ratio: Ratio, contender: Contender) -> dict[str, Any]:

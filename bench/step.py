@@ -37,11 +37,9 @@ import dataclasses
 import itertools
 import math
 import statistics
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,7 +51,7 @@ import protocol
 from contenders import Traffic, Variant
 from formula import disagreements
 from protocol import Contender, Steps
-from report import aligned, entry, interval, write
+from report import aligned, description, entry, interval, write
 from roofline import Mover
 from tqdm import tqdm
 from workloads import FLOAT32, Workload, workloads
@@ -229,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     options = _parse(arguments)
     most = max(options.threads)
-    described = {"machine": machine.describe(), "versions": machine.versions()}
+    described = description("bench/step.py", arguments, options)
     mover = Mover(schuss.instruction_sets(), options.threads)
     rows = []
     jobs = list(itertools.product(options.workloads, options.variants, options.threads))
@@ -238,20 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows.append(measured(variant, Setting(workload, threads, options.pairs), mover, formulas=threads == most))
     raise_rooflines(rows)
     result = {
-        "benchmark": "bench/step.py",
-        "command": "python bench/step.py " + " ".join(sys.argv[1:] if arguments is None else arguments),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "quick": options.quick,
         **described,
-        "runtime": machine.runtime(),
-        "settings": {
-            "pairs": options.pairs,
-            "far": {"ratio": protocol.FAR, "pairs": protocol.FAR_PAIRS},
-            "block_seconds": protocol.BLOCK_SECONDS,
-            "search_seconds": protocol.SEARCH_SECONDS,
-            "settle_seconds": protocol.SETTLE_SECONDS,
-            "threads": options.threads,
-        },
         "results": rows,
         "overhead": overhead(rows),
     }
