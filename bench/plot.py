@@ -1,4 +1,4 @@
-"""Draw the pictures of a result of step.py or compare.py.
+"""Draw the picture of a result of step.py or compare.py.
 
 Usage: python bench/plot.py bench/results/compare.json
 """
@@ -62,17 +62,13 @@ Row = Mapping[str, Any]
 
 
 def draw(result: dict[str, Any], stem: Path) -> list[Path]:
-    """Write the pictures that the result has the figures for beside `stem`; return their paths."""
-    pictures = {"": speed_picture(result)}
-    if "targets" not in result:  # a comparison of few optimizers
-        pictures["-roofline"] = roofline_picture(result)
-    written = []
-    for suffix, figure in pictures.items():
-        if figure is not None:
-            path = stem.with_name(f"{stem.name}{suffix}.png")
-            figure.savefig(path, dpi=160, facecolor="white")
-            written.append(path)
-    return written
+    """Write the picture of a result beside `stem`: of compare.py every peer, of step.py every share of the roofline."""
+    figure = speed_picture(result) if "targets" in result else roofline_picture(result)
+    if figure is None:
+        return []
+    path = stem.with_suffix(".png")
+    figure.savefig(path, dpi=160, facecolor="white")
+    return [path]
 
 
 def speed_picture(result: dict[str, Any]) -> Figure | None:

@@ -1,4 +1,4 @@
-"""How a result is written down: the entry of a comparison, tables of text, the JSON file with its pictures."""
+"""How a result is written down: the entry of a comparison, tables of text, the JSON file with its picture."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ def aligned(lines: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def write(result: dict[str, Any], path: Path) -> None:
-    """Write a result as JSON and draw its pictures beside it, where matplotlib is installed."""
+    """Write a result as JSON and draw its picture beside it, where matplotlib is installed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"\n{path}")
     try:
         from plot import draw
     except ModuleNotFoundError as error:
-        print(f"no pictures: {error.name} is not installed; pip install '.[bench]'")
+        print(f"no picture: {error.name} is not installed; pip install '.[bench]'")
         return
     for picture in draw(result, path.with_suffix("")):
         print(picture)

@@ -27,7 +27,7 @@ Some workloads also show:
 
 Each pair of contenders takes turns in blocks of calls (protocol.py), in the environment as it is, each with the number
 of threads, of those allowed, that is faster for it. Shown are medians of paired ratios and their intervals. The result
-goes to a JSON file with the machine and the versions, and the pictures beside it.
+goes to a JSON file with the machine and the versions, and the picture beside it.
 """
 
 from __future__ import annotations
