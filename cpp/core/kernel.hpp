@@ -87,7 +87,7 @@ struct Job {
     const Chunk* chunks;
     const void* stages;  ///< Stages<T>
     double* sums;        ///< per unit: the sums of all sweeps done so far
-    double* partials;    ///< per chunk of a shared unit: the sums of this sweep
+    double* partials;    ///< per chunk or row: the sums of its sweep
     double* scalars;     ///< per unit: the slots with one value per unit
     int sweep;           ///< of shared units
 };
