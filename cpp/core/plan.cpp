@@ -103,17 +103,13 @@ Plan::Plan(int rule, unsigned flags, std::vector<View> parameters, std::vector<i
     cut_ = cut(compiled.scope == Scope::row);
     if (compiled.scope == Scope::row) even_cut_ = cut(false);
 
-    const Chunk none{};
-    const Chunk& last = cut_.chunk.empty() ? none : cut_.chunk.back();
-    const Index partials = last.size > 0 ? last.partial + last.size / last.row : 0;
-    partials_.assign(at(partials * compiled.partial_stride), 0.0);
+    partials_.assign(at(cut_.partials * compiled.partial_stride), 0.0);
     sums_.assign(at(units_ * compiled.sums), 0.0);
 }
 
 /// Cuts every tensor into chunks of one size, or of whole rows where several fit.
 Plan::Cut Plan::cut(bool rows) {
     Cut result{{}, std::vector<Index>(bound_.size()), std::vector<Index>(bound_.size())};
-    Index partial = 0;
     for (const Index i : order_) {
         const Index size = bound_[at(i)].elements();
         const Index row = rows && units_of_[at(i)] > 0 ? size / units_of_[at(i)] : size;
@@ -124,8 +120,8 @@ Plan::Cut Plan::cut(bool rows) {
             const Index row_number = first / row;
             const Index end = std::min(first + step, whole ? size : (row_number + 1) * row);
             const Index unit = first_unit_[at(i)] + row_number;
-            result.chunk.push_back({i, first, end - first, whole ? row : end - first, unit, partial});
-            partial += whole ? (end - first) / row : 1;
+            result.chunk.push_back({i, first, end - first, whole ? row : end - first, unit, result.partials});
+            result.partials += whole ? (end - first) / row : 1;
             first = end;
         }
         result.count[at(i)] = Index(result.chunk.size()) - result.first[at(i)];
@@ -151,13 +147,13 @@ void Plan::append(Run& run, const Cut& cut, Index tensor, Index begin, Index end
 
 /// Shares the chunks of the active tensors out, unless the step before had the same ones.
 void Plan::select(const Options& options) {
+    if (selected_ == active_ && selected_threads_ == threads_allowed(options)) return;
+    selected_ = active_;
+    selected_threads_ = threads_allowed(options);
+
     Index elements = 0;
     for (std::size_t i = 0; i < bound_.size(); ++i) elements += active_[i] ? bound_[i].elements() : 0;
     const int threads = threads_for(elements, options);
-    if (selected_ == active_ && selected_threads_ == threads) return;
-    selected_ = active_;
-    selected_threads_ = threads;
-
     const Compiled& compiled = rule();
     const Cut& even = even_cut_.first.empty() ? cut_ : even_cut_;
     even_.clear(false);
@@ -242,9 +238,12 @@ bool Plan::overlaps(const std::byte* low, const std::byte* high) const {
     return first != interval_.end() && first->low < high;
 }
 
-int Plan::threads_for(Index elements, const Options& options) const {
-    const Index wanted = options.threads > 0 ? options.threads : num_threads();
-    return int(std::clamp<Index>(elements / grain, 1, wanted));
+Index Plan::threads_allowed(const Options& options) {
+    return options.threads > 0 ? options.threads : num_threads();
+}
+
+int Plan::threads_for(Index elements, const Options& options) {
+    return int(std::clamp<Index>(elements / grain, 1, threads_allowed(options)));
 }
 
 /// Calls `body(begin, end, is_double)` on the threads of this step, each with some consecutive chunks.

@@ -82,6 +82,7 @@ private:
     struct Cut {
         std::vector<Chunk> chunk;
         std::vector<Index> first, count;
+        Index partials = 0;  ///< one per row where a chunk holds several, else one per chunk
     };
     /// Chunks that are run in one go.
     struct Run {
@@ -95,7 +96,8 @@ private:
     Cut cut(bool rows);
     void append(Run& run, const Cut& cut, Index tensor, Index begin, Index end) const;
     void select(const Options& options);
-    int threads_for(Index elements, const Options& options) const;
+    static Index threads_allowed(const Options& options);
+    static int threads_for(Index elements, const Options& options);
     template <class Body>
     void over_chunks(const Run& run, const Options& options, const Body& body) const;
     Outcome measure(const Options& options);
@@ -120,7 +122,7 @@ private:
     std::vector<Run> shared_;  ///< large units, one run each, which all threads step sweep by sweep
     Run even_;                 ///< all active chunks, for norms
     std::vector<char> selected_;
-    int selected_threads_ = 0;                  ///< the active tensors and the threads for which the runs were made
+    Index selected_threads_ = 0;  ///< the active tensors and the threads allowed, for which the runs were made
     std::vector<Index> first_unit_, units_of_;  ///< per tensor
     Index units_ = 0;
 

@@ -10,6 +10,7 @@
 
 #include "core/kernel.hpp"
 #include "kernels/half.hpp"
+#include "kernels/lanes.hpp"
 #include "rules/math.hpp"
 
 namespace schuss {
@@ -241,12 +242,6 @@ inline void add_squares(const T* __restrict block, Index size, double scale, dou
         }
     for (int c = 0; c < chunks; ++c)
         for (Index j = 0; i + j < size; ++j) to[c * lanes + j] += square(block[c * chunk_size + i + j]);
-}
-
-inline double sum_of(double (&lane)[lanes]) {
-    for (int half = lanes / 2; half > 0; half /= 2)
-        for (int j = 0; j < half; ++j) lane[j] += lane[j + half];
-    return lane[0];
 }
 
 template <class T>

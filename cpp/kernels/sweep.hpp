@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/kernel.hpp"
+#include "kernels/lanes.hpp"
 #include "rules/names.hpp"
 #include "rules/sweeps.hpp"
 
@@ -219,11 +220,7 @@ inline void read(const Stages<T>& stages, const Read& reader, const Tensor& tens
     } else {
         staged<Rule, T>(stages, tensor, first, size, false, loop);
     }
-    for (int k = 0; k < N; ++k) {
-        for (int half = lanes / 2; half > 0; half /= 2)
-            for (int j = 0; j < half; ++j) lane[k][j] += lane[k][j + half];
-        partial[k] = lane[k][0];
-    }
+    for (int k = 0; k < N; ++k) partial[k] = sum_of(lane[k]);
 }
 
 // ---- what core calls ---------------------------------------------------------------------------------------------
@@ -245,9 +242,8 @@ inline void step_chunk(const Job& job, const Stage& stage, const Chunk& chunk) {
         write<Rule, T>(stages, stage, tensor, chunk.first, chunk.size);
 }
 
-/// The sweeps from the k-th on over the chunks [first, last) of one unit. Each sweep starts where the one before it
-/// ended, with what is still in cache.
-template <class Rule, class T, int k = 0, class Stage>
+/// The rest of the sweeps over the chunks [first, last) of one unit.
+template <class Rule, class T, class Stage>
 inline void chain(const Job& job, const Stage& stage, const Chunk* first, const Chunk* last, double* sums) {
     for (const Chunk* chunk = first; chunk < last; ++chunk) step_chunk<Rule, T>(job, stage, *chunk);
     if constexpr (is_sum<Stage>) {
