@@ -38,7 +38,7 @@ import protocol
 import step
 from contenders import Variant
 from peers import IN_TORCH, PEERS, RULES, VARIANTS, Peer
-from report import aligned, description, interval, write
+from report import aligned, allowed, description, interval, write
 from roofline import Mover
 from step import Match, Row, Setting
 from tqdm import tqdm
@@ -216,7 +216,7 @@ def table(result: Row) -> Iterator[str]:
         groups[row["title"], row["threads_allowed"]].append(row)
     for (title, threads), rows in groups.items():
         yield ""
-        yield f"{title}: {rows[0]['elements']:,} elements, {_allowed(threads)}"
+        yield f"{title}: {rows[0]['elements']:,} elements, {allowed(threads)}"
         lines = [[head, *map(cell, rows)] for head, cell in LINES.items()]
         yield from aligned([line for line in lines if any(cell != "-" for cell in line[1:])])
         yield from dict.fromkeys(f"  {remark}" for row in rows for remark in row["remarks"])
@@ -227,10 +227,6 @@ def table(result: Row) -> Iterator[str]:
         yield from aligned([heads, *map(_target_cells, targets)])
     yield ""
     yield result["targets_elsewhere"]
-
-
-def _allowed(threads: int) -> str:
-    return f"up to {threads} threads" if threads > 1 else "one thread"
 
 
 def _peer_cell(name: str, row: Row) -> str:

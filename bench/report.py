@@ -53,6 +53,11 @@ def entry(ratio: Ratio, contender: Contender) -> dict[str, Any]:
     }
 
 
+def allowed(threads: int) -> str:
+    """Return how many threads contenders may use, in words."""
+    return f"up to {threads} threads" if threads > 1 else "one thread"
+
+
 def interval(median: float, low: float, high: float) -> str:
     """Return a median with the ends of its interval, three digits each."""
     return f"{median:.3g} [{low:.3g}, {high:.3g}]"

@@ -51,7 +51,7 @@ import protocol
 from contenders import Traffic, Variant
 from formula import disagreements
 from protocol import Contender, Steps
-from report import aligned, description, entry, interval, write
+from report import aligned, allowed, description, entry, interval, write
 from roofline import Mover
 from tqdm import tqdm
 from workloads import FLOAT32, Workload, workloads
@@ -232,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = []
     jobs = list(itertools.product(options.workloads, options.variants, options.threads))
     for workload, variant, threads in (progress := tqdm(jobs, unit="row", disable=None)):
-        progress.set_description(f"{workload.name} {variant} {_allowed(threads)}")
+        progress.set_description(f"{workload.name} {variant} {allowed(threads)}")
         rows.append(measured(variant, Setting(workload, threads, options.pairs), mover, formulas=threads == most))
     raise_rooflines(rows)
     result = {
@@ -299,7 +299,7 @@ def table(result: dict[str, Any]) -> Iterator[str]:
     for (title, threads), rows in groups.items():
         tensors = "one tensor" if rows[0]["tensors"] == 1 else f"{rows[0]['tensors']} tensors"
         yield ""
-        yield f"{title}: {rows[0]['elements']:,} elements in {tensors}, {_blocks(rows)} a block, {_allowed(threads)}"
+        yield f"{title}: {rows[0]['elements']:,} elements in {tensors}, {_blocks(rows)} a block, {allowed(threads)}"
         cells = {head: [cell(row) for row in rows] for head, cell in COLUMNS.items()}
         shown_heads = [head for head, column in cells.items() if any(cell != "-" for cell in column)]
         yield from aligned([shown_heads, *zip(*(cells[head] for head in shown_heads), strict=True)])
@@ -312,17 +312,13 @@ def table(result: dict[str, Any]) -> Iterator[str]:
     names = ("schuss", *PEERS)
     for threads in dict.fromkeys(fit["threads_allowed"] for fit in result["overhead"]):
         yield ""
-        yield f"Overhead, microseconds: one tensor of 10 elements + each further one, {_allowed(threads)}"
+        yield f"Overhead, microseconds: one tensor of 10 elements + each further one, {allowed(threads)}"
         fits = {(f["label"], f["contender"]): f for f in result["overhead"] if f["threads_allowed"] == threads}
         lines = [["", *names]]
         for label in dict.fromkeys(label for label, _ in fits):
             found = [fits.get((label, name)) for name in names]
             lines.append([label, *(f"{f['first_us']:.2f} + {f['further_us']:.3f}" if f else "-" for f in found)])
         yield from aligned(lines)
-
-
-def _allowed(threads: int) -> str:
-    return f"up to {threads} threads" if threads > 1 else "one thread"
 
 
 def _work(row: Row) -> tuple[Any, ...]:
