@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from support import CLASSES, bits, inputs_for
 
 import schuss
-from schuss.math import dot, one_minus_power, row_dot, row_total, total
+from schuss.math import cbrt, dot, log, one_minus_power, power, row_dot, row_total, total
 
 Array = NDArray[Any]
 
@@ -72,6 +72,31 @@ def test_one_minus_power_at_its_ends() -> None:
     assert one_minus_power(0.9, 10**9) == 1.0
     assert one_minus_power(1 - 2.0**-53, 1) == 2.0**-53
     assert all(0 < one_minus_power(beta, t) <= 1 for beta in BETAS for t in COUNTS)
+
+
+def test_power_and_log() -> None:
+    """The C library's, without Python's errors at the ends."""
+    assert power(2.0, 10.0) == 1024.0
+    assert power(0.0, -1.0) == power(1e300, 2.0) == power(math.inf, 0.5) == math.inf
+    assert power(0.0, 0.0) == power(math.inf, 0.0) == 1.0
+    assert math.isnan(power(math.nan, 2.0))
+    assert log(0.0) == -math.inf
+    assert log(math.inf) == math.inf
+    assert log(math.e) == 1.0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_cbrt(dtype: Any) -> None:
+    """Within 6 units in the last place of the exact root, at all magnitudes; exact at zeros, infinities and NaN."""
+    info = np.finfo(dtype)
+    rng = np.random.default_rng(5)
+    exponents = np.arange(info.minexp - info.nmant, info.maxexp)
+    x = np.ldexp(rng.uniform(1, 2, (40, exponents.size)), exponents).astype(dtype).ravel()
+    x = np.concatenate([x, -x, [info.max, info.smallest_normal, info.smallest_subnormal]]).astype(dtype)
+    exact = np.cbrt(x.astype(np.longdouble))
+    assert (np.abs(cbrt(x) - exact) <= 6 * np.spacing(np.abs(exact).astype(dtype))).all()
+    special = np.array([0.0, -0.0, np.inf, -np.inf, np.nan], dtype)
+    same(cbrt(special), special)
 
 
 @pytest.mark.parametrize("beta", [beta for beta in BETAS if beta < 1])
