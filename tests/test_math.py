@@ -96,7 +96,7 @@ def test_cbrt(dtype: Any) -> None:
     exact = np.cbrt(x.astype(np.longdouble))
     assert (np.abs(cbrt(x) - exact) <= 6 * np.spacing(np.abs(exact).astype(dtype))).all()
     special = np.array([0.0, -0.0, np.inf, -np.inf, np.nan], dtype)
-    same(cbrt(special), special)
+    same(cbrt(special), special, zeros=False)
 
 
 @pytest.mark.parametrize("beta", [beta for beta in BETAS if beta < 1])
