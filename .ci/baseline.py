@@ -19,7 +19,8 @@ def step(cls: type[schuss.Optimizer], dtype: type[np.floating[Any]]) -> None:
     reference = Reference(optimizer)
     for _ in range(3):
         grads = [rng.standard_normal(size).astype(dtype) for size in SIZES]
-        inputs = {name: [np.abs(grad) for grad in grads] for name in optimizer._kernel()["inputs"]}
+        inputs: dict[str, Any] = {name: [np.abs(grad) for grad in grads] for name in optimizer._kernel()["inputs"]}
+        inputs |= dict.fromkeys(optimizer.given, 1.5)
         optimizer.step(grads, **inputs)
         reference.step(grads, **inputs)
     report = compare(optimizer, reference, 0.0 if cls.exact else 1e-4)

@@ -144,7 +144,8 @@ def compiled(variant: Variant, workload: Workload, threads: int, **options: Any)
 
     def prepare(block: int) -> Callable[[], object]:
         grads, *inputs = data.given[block % 2]
-        return partial(optimizer.step, grads, **dict(zip(input_names(optimizer), inputs, strict=True)))
+        further = dict(zip(input_names(optimizer), inputs, strict=True)) | dict.fromkeys(optimizer.given, 1.0)
+        return partial(optimizer.step, grads, **further)
 
     return Steps(
         prepare, lambda: itertools.chain(data.params, (array for _, array in leaves(optimizer.state))), threads

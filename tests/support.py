@@ -52,8 +52,8 @@ def inputs_for(optimizer: schuss.Optimizer, grads: Any, rng: np.random.Generator
             return schuss.reference.rounded(fresh.astype(np.float32), grad.dtype)
         return fresh.astype(grad.dtype)
 
-    names = optimizer._kernel()["inputs"]
-    return {name: trees.map_leaves(like, grads) for name in names}
+    arrays = {name: trees.map_leaves(like, grads) for name in optimizer._kernel()["inputs"]}
+    return arrays | {name: float(rng.standard_normal()) for name in optimizer.given}
 
 
 def bits(array: np.ndarray) -> np.ndarray:

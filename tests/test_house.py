@@ -106,12 +106,12 @@ def test_the_reference_takes_what_the_rule_takes(cls: type[Optimizer]) -> None:
     keyword = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     assert len(positional) + len(keyword) == len(parameters)
     for flags, kernel in cls._compiled()["kernels"].items():
-        names = ["p", "g", *kernel["inputs"], *kernel["state"], *kernel["scalars"]]
+        names = ["p", "g", *kernel["inputs"], *kernel["draws"], *kernel["state"], *kernel["scalars"]]
         assert len(positional) == len(names)
         for ours, theirs in zip(positional, names, strict=True):
             assert theirs in (ours, None), f"under flags {flags}"  # None: a slot that the flags leave out
         further = [flag for flag in cls._compiled()["flags"] if flag not in kernel["hyper"]]
-        assert keyword == ["t", *kernel["hyper"], *further]
+        assert keyword == ["t", *kernel["hyper"], *kernel["given"], *further]
 
 
 @every_class
@@ -158,7 +158,8 @@ def test_the_rule_takes_what_it_names(cls: type[Optimizer]) -> None:
     got = [" ".join(each.split()) for each in arguments.group(1).split(",")]
     for kernel in cls._compiled()["kernels"].values():
         assert got[0] in ("double t", "double")
-        named = [*(f"double {name}" for name in kernel["hyper"]), *(f"double& {name}" for name in kernel["scalars"])]
+        named = [f"double {name}" for name in (*kernel["hyper"], *kernel["given"])]
+        named += [f"double& {name}" for name in kernel["scalars"]]
         assert got[1:] == named
 
 

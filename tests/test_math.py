@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -375,3 +376,52 @@ class TestCompiledWords:
         s = dtype(1.0) * g  # d / d0 * rate, all 1, on s = 0
         assert opt.state["d_numerator"] == numerator
         assert opt.state["d_max"] == max(1.0, numerator / total(np.abs(s)))
+
+
+# ---- random numbers -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "counter", "drawn"),
+    [
+        ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
+        ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0x1CB996FC, 0xBB002BE7)),
+        ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
+    ],
+)
+def test_threefry(key: tuple[int, int], counter: tuple[int, int], drawn: tuple[int, int]) -> None:
+    """The known answers that its authors publish (Random123, kat_vectors)."""
+    words = schuss.math._threefry([np.uint32(k) for k in key], [np.uint32(c) for c in counter])
+    assert tuple(map(int, words)) == drawn
+
+
+def test_normals_are_quantiles() -> None:
+    """The quantile of the drawn share, to 4 parts in 10^15, tails included."""
+    share = np.concatenate(
+        [np.ldexp(1.0, -np.arange(2, 54)), np.linspace(0.01, 0.99, 99), 1 - np.ldexp(1.0, -np.arange(2, 54))]
+    )
+    drawn = schuss.math._quantile(share)
+    with mpmath.workdps(40):
+        exact = [mpmath.sqrt(2) * mpmath.erfinv(2 * mpmath.mpf(float(s)) - 1) for s in share]
+        errors = [abs(mpmath.mpf(float(d)) - e) / max(abs(e), 1e-3) for d, e in zip(drawn, exact, strict=True)]
+    assert max(errors) < 4e-15
+
+
+def test_normals_are_normal() -> None:
+    """Moments and the distribution function of a million, with bounds that chance exceeds once in a million."""
+    n = 10**6
+    x = schuss.math.normals(3, 5, 2, n)
+    for k, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        assert abs(np.mean(x**k) - moment) < 5 * math.sqrt(variance / n)
+    below = np.array([0.5 * math.erfc(-each / math.sqrt(2)) for each in np.sort(x)[:: n // 1000]])
+    assert np.abs(below - np.linspace(0, 1, 1000, endpoint=False)).max() < 2.7 / math.sqrt(n) + 1e-3
+
+
+def test_normals_are_independent() -> None:
+    """Of other seeds, steps, tensors and elements; and a function of nothing else."""
+    draws = [schuss.math.normals(*each, 10**5) for each in itertools.product((0, 1, 2**53), (1, 2), (0, 1))]
+    draws += [draws[0][1:], draws[0][2:], draws[0][1024:]]
+    for a, b in itertools.combinations(draws, 2):
+        size = min(len(a), len(b))
+        assert abs(np.mean(a[:size] * b[:size])) < 5 / math.sqrt(size)
+    assert np.array_equal(draws[0][:10], schuss.math.normals(0, 1, 0, 10))

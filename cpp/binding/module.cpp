@@ -66,7 +66,7 @@ public:
           uint16_is_bfloat16_(uint16_is_bfloat16),
           plan_(rule, flags, views(), std::move(group_of), groups, state_views(), scalars_.mutable_data(),
                 counts_.mutable_data()) {
-        free_.resize(std::size_t(plan_.tensors() * (1 + plan_.rule().inputs)));
+        free_.resize(std::size_t(plan_.tensors() * (1 + plan_.rule().operands.inputs)));
         for (Index i = 0; i < plan_.tensors(); ++i)
             if (plan_.rule().scope == Scope::row && plan_.parameter(i).f_order)
                 throw py::buffer_error(who("params", i) +
@@ -74,8 +74,10 @@ public:
                                        "array");
     }
 
-    int step(const py::handle& gradients, const py::typing::Tuple<py::object, py::ellipsis>& inputs) {
+    int step(const py::handle& gradients, const py::typing::Tuple<py::object, py::ellipsis>& inputs,
+             const std::vector<double>& given) {
         const Busy busy(*this);
+        plan_.set_given(given);
         const Index n = plan_.tensors();
         elements_ = 0;
         scalars_held_.clear();
@@ -250,7 +252,7 @@ private:
             const std::byte *low = data, *high = data + (type.complex ? 2 : 1) * item_size(type.dtype);
             for (int d = 0; d < a.nd; ++d) (a.strides[d] < 0 ? low : high) += (a.dimensions[d] - 1) * a.strides[d];
             // What a plan holds never moves: memory that was free of it once is free of it.
-            Extent& known = free_[std::size_t(i * (1 + plan_.rule().inputs) + operand)];
+            Extent& known = free_[std::size_t(i * (1 + plan_.rule().operands.inputs) + operand)];
             const bool checked = known.low == low && known.high == high;
             if (!checked && plan_.overlaps(low, high))
                 throw py::value_error(who(name, i) +
@@ -320,11 +322,13 @@ py::typing::Dict<py::str, py::object> rules() {
         py::dict kernels;
         for (int v = 0; v < rule.count; ++v) {
             const Compiled& each = rule.variant[v];
-            kernels[py::int_(each.flags)] =
-                py::dict("kind"_a = each.kind, "scope"_a = scope_name(each.scope),
-                         "hyper"_a = names(each.hyper, each.hypers), "inputs"_a = names(each.slot, each.inputs),
-                         "state"_a = names(each.slot + each.inputs, each.slots - each.inputs),
-                         "scalars"_a = names(each.scalar, each.scalars), "sweeps"_a = each.sweeps);
+            const Operands& operands = each.operands;
+            kernels[py::int_(each.flags)] = py::dict(
+                "kind"_a = each.kind, "scope"_a = scope_name(each.scope), "hyper"_a = names(each.hyper, each.hypers),
+                "given"_a = names(each.given, each.givens), "inputs"_a = names(each.slot, operands.inputs),
+                "draws"_a = names(each.slot + operands.inputs, operands.draws),
+                "state"_a = names(each.slot + operands.first_state(), operands.slots - operands.first_state()),
+                "scalars"_a = names(each.scalar, each.scalars), "sweeps"_a = each.sweeps);
         }
         all[rule.name] = py::dict("index"_a = r, "flags"_a = names(rule.flag, rule.flag_count), "kernels"_a = kernels);
     }
@@ -355,7 +359,7 @@ PYBIND11_MODULE(_core, m) {
              py::arg("owner"), py::arg("rule"), py::arg("flags"), py::arg("tree"), py::arg("paths"),
              py::arg("parameters"), py::arg("group_of"), py::arg("groups"), py::arg("state"),
              py::arg("scalars").noconvert(), py::arg("counts").noconvert(), py::arg("uint16_is_bfloat16"))
-        .def("step", &Binding::step, py::arg("gradients"), py::arg("inputs"),
+        .def("step", &Binding::step, py::arg("gradients"), py::arg("inputs"), py::arg("given"),
              "Step once; 0 done, 1 skipped, 2 refused for a non-finite gradient.")
         .def("set_hyper", &Binding::set_hyper, py::arg("group"), py::arg("values"), "Set a group's hyper-parameters.")
         .def("set_options", &Binding::set_options, py::arg("sign"), py::arg("max_norm"), py::arg("bounds"),

@@ -11,6 +11,7 @@ constexpr int max_hyper = 16;
 constexpr int max_slots = 12;  ///< inputs and element slots of one rule
 constexpr int max_sums = 8;    ///< sums of all sweeps of one rule
 constexpr int max_scalars = 8;
+constexpr int max_given = 4;
 
 /// Elements in a chunk, the unit of work: 64 KiB of float32 per operand, so that the four operands of Adam stay in a
 /// 512 KiB L2 between two sweeps, and 1,221 chunks share 20 M elements evenly.
@@ -43,6 +44,8 @@ struct Call {
     double t;
     double gradient_scale;  ///< sign of `maximize` times the clip coefficient
     const double* hyper;
+    const double* given;  ///< numbers that come with the step, such as the loss
+    std::uint64_t seed;   ///< of the normal numbers, where the rule draws some
     double l2, l1, lower, upper;
     bool regularised, bounded;
 };
@@ -50,7 +53,8 @@ struct Call {
 struct Tensor {
     const Call* call;
     Operand p, g;
-    Operand slot[max_slots];  ///< the rule's inputs, then its state; a null pointer where the rule keeps none
+    Operand slot[max_slots];  ///< the rule's inputs, its draws, its state; a null pointer where there is no array
+    std::uint64_t number;     ///< among the optimizer's tensors
     bool plain;               ///< every operand is contiguous in the compute type and no stage is asked for
 };
 
@@ -72,11 +76,18 @@ struct Block {
     alignas(64) T scratch[(2 + max_slots) * block_size];
 };
 
+/// How a rule's operands follow one another in a tensor's slots.
+struct Operands {
+    int inputs, draws, slots;  ///< arrays from the caller, blocks of normal numbers, all with the state after them
+
+    constexpr int first_state() const { return inputs + draws; }
+};
+
 /// The loops that know nothing of rules, compiled once per instruction set and type.
 template <class T>
 struct Stages {
-    void (*load)(const Tensor&, int slots, std::int64_t first, int size, Block<T>&);
-    void (*store)(const Tensor&, int slots, int inputs, std::int64_t first, int size, Block<T>&);
+    void (*load)(const Tensor&, const Operands&, std::int64_t first, int size, Block<T>&);
+    void (*store)(const Tensor&, const Operands&, std::int64_t first, int size, Block<T>&);
     void (*sum)(const double* terms, int size, double* lane);
     /// The sums of (scale * g)^2 over each chunk of some elements of a gradient, in double.
     void (*squares)(const Operand& g, std::int64_t first, std::int64_t size, double scale, double* sums);
@@ -85,11 +96,12 @@ struct Stages {
 struct Job {
     const Tensor* tensors;
     const Chunk* chunks;
-    const void* stages;  ///< Stages<T>
-    double* sums;        ///< per unit: the sums of all sweeps done so far
-    double* partials;    ///< per chunk or row: the sums of its sweep
-    double* scalars;     ///< per unit: the slots with one value per unit
-    int sweep;           ///< of shared units
+    const void* stages;   ///< Stages<T>
+    const double* sizes;  ///< per unit: its elements
+    double* sums;         ///< per unit: the sums of all sweeps done so far
+    double* partials;     ///< per chunk or row: the sums of its sweep
+    double* scalars;      ///< per unit: the slots with one value per unit
+    int sweep;            ///< of shared units
 };
 
 /// Runs over chunks [begin, end): all sweeps of the units that these chunks make up, or one sweep of shared units.
@@ -104,10 +116,13 @@ struct Compiled {
     const char* kind;
     unsigned flags;  ///< bit i is the value of flag i
     Scope scope;
-    int hypers, slots, inputs, scalars, sweeps, sums;
+    int hypers, givens, scalars, sweeps, sums;
+    Operands operands;
+    int seed;               ///< which hyper-parameter seeds the draws
     int sums_of[max_sums];  ///< per sweep
     int partial_stride;     ///< partial sums of a chunk, in any sweep
     const char* hyper[max_hyper];
+    const char* given[max_given];
     const char* slot[max_slots];  ///< null: absent under these flags
     const char* scalar[max_scalars];
     Sweep whole[2], sweep[2];  ///< float, double; no single sweeps where there are no sums

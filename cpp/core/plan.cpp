@@ -44,6 +44,7 @@ Plan::Plan(int rule, unsigned flags, std::vector<View> parameters, std::vector<i
       bound_(std::move(parameters)),
       group_of_(std::move(group_of)),
       hyper_(at(groups), std::vector<double>(max_hyper + 2)),
+      given_(max_given),
       scalars_(scalars),
       counts_(counts) {
     const Rule& compiled_rule = *isa().rules[rule];
@@ -53,7 +54,7 @@ Plan::Plan(int rule, unsigned flags, std::vector<View> parameters, std::vector<i
     const Compiled& compiled = this->rule();
 
     const std::size_t n = bound_.size();
-    const std::size_t operands = at(1 + compiled.inputs);
+    const std::size_t operands = at(1 + compiled.operands.inputs);
     tensor_.assign(n, Tensor{});
     active_.assign(n, true);
     native_.assign(n, true);
@@ -72,8 +73,9 @@ Plan::Plan(int rule, unsigned flags, std::vector<View> parameters, std::vector<i
         tensor.p = {view.data, nullptr, view.dtype};
         native_[i] = view.dtype == compute;
         remember(view.data, view.elements() * item_size(view.dtype));
-        for (int s = compiled.inputs; s < compiled.slots; ++s) {
-            const View& slot = state[at(s - compiled.inputs)][i];
+        tensor.number = i;
+        for (int s = compiled.operands.first_state(); s < compiled.operands.slots; ++s) {
+            const View& slot = state[at(s - compiled.operands.first_state())][i];
             tensor.slot[s] = {slot.data, nullptr, slot.dtype};
             if (!slot.data) continue;
             if (slot.elements() != view.elements()) throw std::invalid_argument("a state array has another size");
@@ -103,6 +105,10 @@ Plan::Plan(int rule, unsigned flags, std::vector<View> parameters, std::vector<i
     cut_ = cut(compiled.scope == Scope::row);
     if (compiled.scope == Scope::row) even_cut_ = cut(false);
 
+    sizes_.assign(at(units_), 0.0);
+    for (std::size_t i = 0; i < n && compiled.scope != Scope::all; ++i)
+        for (Index unit = 0; unit < units_of_[i]; ++unit)
+            sizes_[at(first_unit_[i] + unit)] = double(bound_[i].elements() / units_of_[i]);
     partials_.assign(at(cut_.partials * compiled.partial_stride), 0.0);
     sums_.assign(at(units_ * compiled.sums), 0.0);
 }
@@ -155,6 +161,7 @@ void Plan::select(const Options& options) {
     for (std::size_t i = 0; i < bound_.size(); ++i) elements += active_[i] ? bound_[i].elements() : 0;
     const int threads = threads_for(elements, options);
     const Compiled& compiled = rule();
+    if (compiled.scope == Scope::all) sizes_.front() = double(elements);
     const Cut& even = even_cut_.first.empty() ? cut_ : even_cut_;
     even_.clear(false);
     for (const Index i : order_)
@@ -199,7 +206,7 @@ void Plan::bind(Index tensor, int operand, std::byte* data, Dtype dtype) {
 
 void Plan::bind(Index tensor, int operand, std::byte* data, Dtype dtype, const Index* strides) {
     const View& view = bound_[at(tensor)];
-    const std::size_t ndim = view.shape.size(), operands = at(1 + rule().inputs);
+    const std::size_t ndim = view.shape.size(), operands = at(1 + rule().operands.inputs);
     const std::size_t room = 2 * (ndim + 1);
     Layout& layout = layout_[at(tensor) * operands + at(operand)];
     if (!layout.shape) {
@@ -279,16 +286,18 @@ void Plan::make_calls(const Options& options, double gradient_scale) {
             t = own;
             const std::vector<double>& hyper = hyper_[at(group)];
             const double l2 = hyper[at(compiled.hypers)], l1 = hyper[at(compiled.hypers) + 1];
-            call_.push_back({t, gradient_scale, hyper.data(), l2, l1, options.lower, options.upper, l2 != 0 || l1 != 0,
-                             options.bounded});
+            const std::uint64_t seed = compiled.seed < 0 ? 0 : std::uint64_t(hyper[at(compiled.seed)]);
+            call_.push_back({t, gradient_scale, hyper.data(), given_.data(), seed, l2, l1, options.lower, options.upper,
+                             l2 != 0 || l1 != 0, options.bounded});
         }
         Tensor& tensor = tensor_[at(i)];
         const Call& call = call_.back();
         tensor.call = &call;
         const Dtype compute = computes_in_double(bound_[at(i)]) ? Dtype::float64 : Dtype::float32;
         const auto direct = [compute](const Operand& operand) { return !operand.layout && operand.dtype == compute; };
-        tensor.plain = native_[at(i)] && !call.regularised && !call.bounded && direct(tensor.g);
-        for (int s = 0; s < compiled.inputs; ++s) tensor.plain = tensor.plain && direct(tensor.slot[s]);
+        tensor.plain =
+            native_[at(i)] && !call.regularised && !call.bounded && compiled.operands.draws == 0 && direct(tensor.g);
+        for (int s = 0; s < compiled.operands.inputs; ++s) tensor.plain = tensor.plain && direct(tensor.slot[s]);
     }
 }
 
@@ -326,7 +335,8 @@ Outcome Plan::measure(const Options& options) {
         total = sum_of_squares(cut, options, scale);
     }
     outcome.norm = std::sqrt(total) / scale;
-    if (!std::isfinite(total)) {
+    const bool given_finite = std::all_of(given_.begin(), given_.end(), [](double x) { return std::isfinite(x); });
+    if (!std::isfinite(total) || !given_finite) {
         for (std::size_t i = 0; i < bound_.size() && outcome.nonfinite_tensor < 0; ++i)
             for (Index c = 0; active_[i] && c < cut.count[i]; ++c)
                 if (!std::isfinite(squares_[at(cut.chunk[at(cut.first[i] + c)].partial)]))
@@ -375,7 +385,8 @@ Outcome Plan::step(const Options& options) {
     const AllStages& stages = *isa().stages;
     const auto job = [&](const Run& run, int sweep, int is_double) {
         const void* const typed = is_double ? static_cast<const void*>(&stages.float64) : &stages.float32;
-        return Job{tensor_.data(), run.chunk.data(), typed, sums_.data(), partials_.data(), scalars_, sweep};
+        return Job{tensor_.data(), run.chunk.data(), typed,    sizes_.data(),
+                   sums_.data(),   partials_.data(), scalars_, sweep};
     };
     for (const Run& run : shared_) {
         int sums_before = 0;

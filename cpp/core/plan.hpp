@@ -1,6 +1,7 @@
 /// A plan: validated parameters and state cut into chunks once, and the step over them.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -60,6 +61,9 @@ public:
     /// The hyper-parameters of a group: the rule's, then l2 and l1.
     void set_hyper(int group, const std::vector<double>& values);
 
+    /// The numbers that come with the next step.
+    void set_given(const std::vector<double>& values) { std::copy(values.begin(), values.end(), given_.begin()); }
+
     /// Gives a tensor its gradient (operand 0) or an input (operand 1, 2, ...), of the parameter's shape and memory
     /// order.
     void bind(Index tensor, int operand, std::byte* data, Dtype dtype);
@@ -110,6 +114,7 @@ private:
     std::vector<View> bound_;
     std::vector<int> group_of_;
     std::vector<std::vector<double>> hyper_;
+    std::vector<double> given_;
     double* scalars_;
     std::int64_t* counts_;
 
@@ -129,7 +134,7 @@ private:
     std::vector<Layout> layout_;  ///< per tensor: of the gradient and of each input
     std::vector<Index> layout_numbers_;
     std::vector<Call> call_;
-    std::vector<double> sums_, partials_, squares_;
+    std::vector<double> sizes_, sums_, partials_, squares_;
     std::vector<Interval> interval_;
 };
 

@@ -11,6 +11,7 @@
 #include "core/kernel.hpp"
 #include "kernels/half.hpp"
 #include "kernels/lanes.hpp"
+#include "kernels/random.hpp"
 #include "rules/math.hpp"
 
 namespace schuss {
@@ -175,14 +176,20 @@ template <class T>
 // ------------------------------------------------------------------------------------------------------
 
 template <class T>
-void load(const Tensor& tensor, int slots, Index first, int size, Block<T>& block) {
+void load(const Tensor& tensor, const Operands& operands, Index first, int size, Block<T>& block) {
     const Call& call = *tensor.call;
     T* scratch = block.scratch;
     block.p = fetch(tensor.p, first, size, scratch);
     T* const gradient = scratch + block_size;
     block.g = fetch(tensor.g, first, size, gradient);
     block.gradient_scale = T(call.gradient_scale);
-    for (int s = 0; s < slots; ++s) block.slot[s] = fetch(tensor.slot[s], first, size, scratch + (2 + s) * block_size);
+    for (int s = 0; s < operands.slots; ++s) {
+        T* const room = scratch + (2 + s) * block_size;
+        block.slot[s] = fetch(tensor.slot[s], first, size, room);
+        if (s < operands.inputs || s >= operands.first_state()) continue;
+        block.slot[s] = room;
+        draw_normals(call.seed, std::uint64_t(call.t), tensor.number, std::uint64_t(first), size, room);
+    }
 
     if (!call.regularised) return;
     const T scale = block.gradient_scale, l2 = T(call.l2), l1 = T(call.l1);
@@ -204,7 +211,7 @@ void load(const Tensor& tensor, int slots, Index first, int size, Block<T>& bloc
 }
 
 template <class T>
-void store(const Tensor& tensor, int slots, int inputs, Index first, int size, Block<T>& block) {
+void store(const Tensor& tensor, const Operands& operands, Index first, int size, Block<T>& block) {
     const Call& call = *tensor.call;
     if (call.bounded) {
         const T lower = T(call.lower), upper = T(call.upper);
@@ -213,7 +220,7 @@ void store(const Tensor& tensor, int slots, int inputs, Index first, int size, B
         for (int i = 0; i < size; ++i) p[i] = clip(p[i], lower, upper);
     }
     put_back(tensor.p, first, size, block.p);
-    for (int s = inputs; s < slots; ++s) put_back(tensor.slot[s], first, size, block.slot[s]);
+    for (int s = operands.first_state(); s < operands.slots; ++s) put_back(tensor.slot[s], first, size, block.slot[s]);
 }
 
 /// Adds terms to their lanes: element i of a chunk belongs to lane i modulo 16. (Nothing else points to the lanes: so

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 
@@ -25,6 +26,18 @@ consteval Names inputs_of() {
 }
 
 template <class Rule>
+consteval Names draws_of() {
+    if constexpr (requires { Rule::draws; }) return Rule::draws;
+    return Names{};
+}
+
+template <class Rule>
+consteval Names given_of() {
+    if constexpr (requires { Rule::given; }) return Rule::given;
+    return Names{};
+}
+
+template <class Rule>
 consteval Names scalars_of() {
     if constexpr (requires { Rule::scalars; }) return Rule::scalars;
     return Names{};
@@ -37,23 +50,37 @@ constexpr Scope scope_of(Scope kind) {
 }
 
 template <class Rule>
-constexpr int input_count = inputs_of<Rule>().count;
+constexpr Operands operands_of{inputs_of<Rule>().count, draws_of<Rule>().count,
+                               inputs_of<Rule>().count + draws_of<Rule>().count + Rule::state.count};
 template <class Rule>
-constexpr int slot_count = input_count<Rule> + Rule::state.count;
+constexpr int slot_count = operands_of<Rule>.slots;
 
-template <class Rule, int slot>
-consteval const char* slot_name() {
-    if constexpr (slot < input_count<Rule>) return inputs_of<Rule>().name[slot];
-    return Rule::state.name[slot - input_count<Rule>];
+/// The name of an input, a draw or a slot of the state.
+template <class Rule>
+consteval const char* slot_name(int slot) {
+    constexpr Operands operands = operands_of<Rule>;
+    if (slot < operands.inputs) return inputs_of<Rule>().name[slot];
+    if (slot < operands.first_state()) return draws_of<Rule>().name[slot - operands.inputs];
+    return Rule::state.name[slot - operands.first_state()];
+}
+
+/// Which hyper-parameter is the seed; one must be where a rule draws.
+template <class Rule>
+consteval int seed_of() {
+    for (int i = 0; i < Rule::hyper.count; ++i)
+        if (std::string_view(Rule::hyper.name[i]) == "seed") return i;
+    return -1;
 }
 
 // ---- the chain of sweeps -----------------------------------------------------------------------------------------
 
 template <class Rule, class T>
 inline auto start(const Call& call, double* scalar) {
-    return [&]<std::size_t... H, std::size_t... S>(std::index_sequence<H...>, std::index_sequence<S...>) {
-        return Rule::template at<T>(call.t, call.hyper[H]..., scalar[S]...);
-    }(std::make_index_sequence<Rule::hyper.count>{}, std::make_index_sequence<scalars_of<Rule>().count>{});
+    return [&]<std::size_t... H, std::size_t... G, std::size_t... S>(
+               std::index_sequence<H...>, std::index_sequence<G...>, std::index_sequence<S...>) {
+        return Rule::template at<T>(call.t, call.hyper[H]..., call.given[G]..., scalar[S]...);
+    }(std::make_index_sequence<Rule::hyper.count>{}, std::make_index_sequence<given_of<Rule>().count>{},
+           std::make_index_sequence<scalars_of<Rule>().count>{});
 }
 
 template <class Stage>
@@ -71,27 +98,30 @@ consteval int sum_count() {
     return 0;
 }
 
-/// The stage after a sum, made from the sums.
+/// The stage after a sum, made from the sums and, where it asks for it, the number of elements that they run over.
 template <class Rule, class T, class Stage>
-inline auto proceed(const Stage& stage, const double* sums) {
+inline auto proceed(const Stage& stage, const double* sums, double size) {
     return [&]<std::size_t... S>(std::index_sequence<S...>) {
-        return stage.next(sums[S]...);
+        if constexpr (requires { stage.next(sums[S]..., size); })
+            return stage.next(sums[S]..., size);
+        else
+            return stage.next(sums[S]...);
     }(std::make_index_sequence<sum_count<Rule, T, Stage>()>{});
 }
 
 /// The k-th stage of the chain, made from the sums of those before.
 template <class Rule, class T, int k, class Stage>
-inline auto reach(const Stage& stage, const double* sums) {
+inline auto reach(const Stage& stage, const double* sums, double size) {
     if constexpr (k == 0)
         return stage;
     else
-        return reach<Rule, T, k - 1>(proceed<Rule, T>(stage, sums), sums + sum_count<Rule, T, Stage>());
+        return reach<Rule, T, k - 1>(proceed<Rule, T>(stage, sums, size), sums + sum_count<Rule, T, Stage>(), size);
 }
 
 template <class Rule, class T>
 using First = decltype(start<Rule, T>(std::declval<const Call&>(), nullptr));
 template <class Rule, class T, int k>
-using StageAt = decltype(reach<Rule, T, k>(std::declval<First<Rule, T>>(), nullptr));
+using StageAt = decltype(reach<Rule, T, k>(std::declval<First<Rule, T>>(), nullptr, 0.0));
 
 template <class Rule, class T, int k = 0>
 consteval int sweep_count() {
@@ -125,7 +155,7 @@ struct Slots {
 /// The element of a slot, or a stand-in that no formula touches where the flags leave the slot out.
 template <class Rule, class T, int slot>
 inline T& element(const Slots<T>& slots, Index i, T& nothing) {
-    if constexpr (slot_name<Rule, slot>() == absent)
+    if constexpr (slot_name<Rule>(slot) == absent)
         return nothing;
     else
         return slots.slot[slot][i];
@@ -172,11 +202,11 @@ inline void staged(const Stages<T>& stages, const Tensor& tensor, Index first, I
     Block<T> block;
     for (Index done = 0; done < size; done += block_size) {
         const int n = int(size - done < block_size ? size - done : block_size);
-        stages.load(tensor, slot_count<Rule>, first + done, n, block);
+        stages.load(tensor, operands_of<Rule>, first + done, n, block);
         Slots<T> slots;
         for (int s = 0; s < slot_count<Rule>; ++s) slots.slot[s] = block.slot[s];
         visit(block.p, block.g, slots, block.gradient_scale, n);
-        if (writes) stages.store(tensor, slot_count<Rule>, input_count<Rule>, first + done, n, block);
+        if (writes) stages.store(tensor, operands_of<Rule>, first + done, n, block);
     }
 }
 
@@ -253,7 +283,7 @@ inline void chain(const Job& job, const Stage& stage, const Chunk* first, const 
             for (const Chunk* chunk = first; chunk < last; ++chunk)
                 sums[j] += job.partials[chunk->partial * partial_stride<Rule, T> + j];
         }
-        chain<Rule, T>(job, proceed<Rule, T>(stage, sums), first, last, sums + count);
+        chain<Rule, T>(job, proceed<Rule, T>(stage, sums, job.sizes[first->unit]), first, last, sums + count);
     }
 }
 
@@ -304,7 +334,7 @@ inline void run(const Job& job, Index begin, Index end) {
         copy_scalars<Rule>(job.scalars + chunk.unit * scalars_of<Rule>().count, scalar);
         const auto first_stage = start<Rule, T>(*job.tensors[chunk.tensor].call, scalar);
         const double* const sums = job.sums + chunk.unit * total_sums<Rule, T>;
-        step_chunk<Rule, T>(job, reach<Rule, T, k>(first_stage, sums), chunk);
+        step_chunk<Rule, T>(job, reach<Rule, T, k>(first_stage, sums, job.sizes[chunk.unit]), chunk);
     }
 }
 
@@ -326,7 +356,7 @@ void commit(const Job& job, const Call& call, Index begin, Index end) {
         const auto first_stage = start<Rule, T>(call, scalar);
         for (Index unit = begin; unit < end; ++unit) {
             if (unit > begin) copy_scalars<Rule>(job.scalars + unit * scalars, scalar);
-            (void)reach<Rule, T, last>(first_stage, job.sums + unit * total_sums<Rule, T>);
+            (void)reach<Rule, T, last>(first_stage, job.sums + unit * total_sums<Rule, T>, job.sizes[unit]);
             copy_scalars<Rule>(scalar, job.scalars + unit * scalars);
         }
     }
@@ -365,8 +395,11 @@ constexpr Compiled describe(const char* kind, Scope scope, unsigned flags) {
     entry.flags = flags;
     entry.scope = scope_of<Rule>(scope);
     entry.hypers = Rule::hyper.count;
-    entry.slots = slot_count<Rule>;
-    entry.inputs = input_count<Rule>;
+    entry.givens = given_of<Rule>().count;
+    entry.operands = operands_of<Rule>;
+    entry.seed = seed_of<Rule>();
+    static_assert(operands_of<Rule>.draws <= 1, "a rule draws one number per element");
+    static_assert(operands_of<Rule>.draws == 0 || seed_of<Rule>() >= 0, "a rule that draws names a seed");
     entry.scalars = scalars_of<Rule>().count;
     entry.sweeps = sweep_count<Rule, float>();
     [&]<int... K>(std::integer_sequence<int, K...>) {
@@ -375,8 +408,10 @@ constexpr Compiled describe(const char* kind, Scope scope, unsigned flags) {
     entry.sums = total_sums<Rule, float>;
     entry.partial_stride = partial_stride<Rule, float>;
     for (int i = 0; i < entry.hypers; ++i) entry.hyper[i] = Rule::hyper.name[i];
-    for (int i = 0; i < entry.inputs; ++i) entry.slot[i] = inputs_of<Rule>().name[i];
-    for (int i = entry.inputs; i < entry.slots; ++i) entry.slot[i] = Rule::state.name[i - entry.inputs];
+    for (int i = 0; i < entry.givens; ++i) entry.given[i] = given_of<Rule>().name[i];
+    [&]<int... S>(std::integer_sequence<int, S...>) {
+        ((entry.slot[S] = slot_name<Rule>(S)), ...);
+    }(std::make_integer_sequence<int, slot_count<Rule>>{});
     for (int i = 0; i < entry.scalars; ++i) entry.scalar[i] = scalars_of<Rule>().name[i];
     entry.whole[0] = whole<Rule, float>;
     entry.whole[1] = whole<Rule, double>;

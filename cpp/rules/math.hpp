@@ -51,8 +51,8 @@ inline T clip(T x, T lower, T upper) {
     return minimum(maximum(x, lower), upper);
 }
 
-/// The cube root, to 6 units in the last place. Ours, since NumPy's is the C library's, which no loop can call: Newton's
-/// iteration for x^(-1/3), which has no division, from a guess that divides the exponent by -3 (error 3.4%).
+/// The cube root, to 6 units in the last place. Ours, since NumPy's is the C library's, which no loop can call:
+/// Newton's iteration for x^(-1/3), which has no division, from a guess that divides the exponent by -3 (error 3.4%).
 template <class T>
 inline T cbrt(T x) {
     constexpr bool single = sizeof(T) == 4;

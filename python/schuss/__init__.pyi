@@ -25,9 +25,12 @@ from schuss.optimizers.amsgrad import AMSGrad as AMSGrad
 from schuss.optimizers.lamb import LAMB as LAMB
 from schuss.optimizers.lion import Lion as Lion
 from schuss.optimizers.momentum import Momentum as Momentum
+from schuss.optimizers.noisy_sgd import NoisySGD as NoisySGD
 from schuss.optimizers.novograd import NovoGrad as NovoGrad
+from schuss.optimizers.polyak_sgd import PolyakSGD as PolyakSGD
 from schuss.optimizers.prodigy import Prodigy as Prodigy
 from schuss.optimizers.rmsprop import RMSprop as RMSprop
+from schuss.optimizers.schedule_free_sgd import ScheduleFreeSGD as ScheduleFreeSGD
 from schuss.optimizers.sgd import SGD as SGD
 
 __version__: str

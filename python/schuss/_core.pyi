@@ -59,7 +59,12 @@ class Plan:
         """
         Set what surrounds the rule.
         """
-    def step(self, gradients: typing.Any, inputs: tuple[typing.Any, ...]) -> int:
+    def step(
+        self,
+        gradients: typing.Any,
+        inputs: tuple[typing.Any, ...],
+        given: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+    ) -> int:
         """
         Step once; 0 done, 1 skipped, 2 refused for a non-finite gradient.
         """

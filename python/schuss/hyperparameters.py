@@ -20,24 +20,28 @@ Schedule: TypeAlias = Callable[[int], float]
 
 @dataclass(frozen=True)
 class Domain:
-    """The real numbers from `lower` to `upper`, or the truth values."""
+    """The real numbers from `lower` to `upper`, the whole ones among them, or the truth values."""
 
     lower: float = -math.inf
     upper: float = math.inf
     lower_open: bool = False
     upper_open: bool = True
     switch: bool = False
+    whole: bool = False
 
     def __str__(self) -> str:
         """Return the interval in mathematical notation."""
         if self.switch:
             return "True or False"
+        if self.whole:
+            return "{0, 1, 2, ...}"
         return f"{'(' if self.lower_open else '['}{self.lower:g}, {self.upper:g}{')' if self.upper_open else ']'}"
 
     def __contains__(self, value: float) -> bool:
         """Tell whether a number is in range; NaN never is."""
         above = value > self.lower if self.lower_open else value >= self.lower
-        return above and (value < self.upper if self.upper_open else value <= self.upper)
+        within = above and (value < self.upper if self.upper_open else value <= self.upper)
+        return within and not (self.whole and value != int(value))
 
     def check(self, who: str, value: object, wanted: str = "a real number") -> float | bool:
         """Return the number as a Python float, or raise with `who` ("Adam: lr") at the start of the sentence."""
@@ -71,6 +75,12 @@ Positive: TypeAlias = Annotated[float | Schedule, Domain(0.0, lower_open=True)]
 Fraction: TypeAlias = Annotated[float | Schedule, Domain(0.0, 1.0)]
 #: In [0, 1].
 UnitInterval: TypeAlias = Annotated[float | Schedule, Domain(0.0, 1.0, upper_open=False)]
+#: In (0, 1).
+OpenFraction: TypeAlias = Annotated[float | Schedule, Domain(0.0, 1.0, lower_open=True)]
+#: Any finite number.
+Real: TypeAlias = Annotated[float | Schedule, Domain(lower_open=True)]
+#: In {0, 1, 2, ...}, up to 2**53: what a double can hold.
+Whole: TypeAlias = Annotated[float | Schedule, Domain(0.0, 2.0**53, upper_open=False, whole=True)]
 #: In [1, inf], infinity included.
 Growth: TypeAlias = Annotated[float | Schedule, Domain(1.0, upper_open=False)]
 #: True or False, chosen at construction.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["cbrt", "dot", "log", "one_minus_power", "power", "row_dot", "row_total", "total"]
+__all__ = ["cbrt", "dot", "log", "normals", "one_minus_power", "power", "row_dot", "row_total", "total"]
 
 _CHUNK = 16384  # elements whose sum is kept by itself: chunk_size in core/kernel.hpp
 _LANES = 16  # partial sums side by side: lanes in core/kernel.hpp
@@ -91,6 +92,107 @@ def cbrt(x: NDArray[Any]) -> NDArray[Any]:
             r = r * (T(4 / 3) - part * r * r * r)
         root = size * r * r * np.where(tiny, T(2.0**-18), T(1))
         return np.where(np.isfinite(x), np.where(x < 0, -root, root), x)
+
+
+def _threefry(key: Any, counter: Any) -> Any:
+    """Return two words of 32 bits for two, under a key of two: Threefry-2x32 with 20 rounds.
+
+    Salmon, Moraes, Dror & Shaw (2011), *Parallel random numbers: as easy as 1, 2, 3*.
+    """
+    rotation = (13, 15, 26, 6), (17, 29, 16, 24)
+    with np.errstate(over="ignore"):
+        keys = [*key, key[0] ^ key[1] ^ np.uint32(0x1BD11BDA)]
+        x, y = counter[0] + keys[0], counter[1] + keys[1]
+        for group in range(5):
+            for bits in rotation[group % 2]:
+                x = x + y
+                y = (y << np.uint32(bits) | y >> np.uint32(32 - bits)) ^ x
+            x = x + keys[(group + 1) % 3]
+            y = y + (keys[(group + 2) % 3] + np.uint32(group + 1))
+    return x, y
+
+
+def _words(x: Any) -> Any:
+    """Return the low and the high 32 bits of whole numbers."""
+    x = np.asarray(x, np.uint64)
+    return x.astype(np.uint32), (x >> np.uint64(32)).astype(np.uint32)
+
+
+def _polynomial(coefficients: Sequence[float], x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a polynomial's value by Horner's rule; the constant is first."""
+    sum_ = np.full_like(x, coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        sum_ = sum_ * x + coefficient
+    return sum_
+
+
+def _log_of_fraction(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the logarithm of numbers below the root of 2, as the compiled generator has it."""
+    bits = x.view(np.uint64)
+    n = (np.uint64(0x3FF6A09E667F3BCD) - bits) >> np.uint64(52)
+    m = (bits + (n << np.uint64(52))).view(np.float64)
+    s = (m - 1.0) / (m + 1.0)
+    return s * _polynomial([2.0 / k for k in range(1, 20, 2)], s * s) - n.astype(np.float64) * 0.6931471805599453
+
+
+#: Wichura (1988), Algorithm AS 241, PPND16: numerators and denominators near the median, on the flanks, in the tails.
+_QUANTILE: tuple[tuple[list[float], list[float]], ...] = (
+    (
+        [3.3871328727963666080e0, 1.3314166789178437745e2, 1.9715909503065514427e3, 1.3731693765509461125e4,
+         4.5921953931549871457e4, 6.7265770927008700853e4, 3.3430575583588128105e4, 2.5090809287301226727e3],
+        [1.0, 4.2313330701600911252e1, 6.8718700749205790830e2, 5.3941960214247511077e3,
+         2.1213794301586595867e4, 3.9307895800092710610e4, 2.8729085735721942674e4, 5.2264952788528545610e3],
+    ),
+    (
+        [1.42343711074968357734e0, 4.63033784615654529590e0, 5.76949722146069140550e0, 3.64784832476320460504e0,
+         1.27045825245236838258e0, 2.41780725177450611770e-1, 2.27238449892691845833e-2, 7.74545014278341407640e-4],
+        [1.0, 2.05319162663775882187e0, 1.67638483018380384940e0, 6.89767334985100004550e-1,
+         1.48103976427480074590e-1, 1.51986665636164571966e-2, 5.47593808499534494600e-4, 1.05075007164441684324e-9],
+    ),
+    (
+        [6.65790464350110377720e0, 5.46378491116411436990e0, 1.78482653991729133580e0, 2.96560571828504891230e-1,
+         2.65321895265761230930e-2, 1.24266094738807843860e-3, 2.71155556874348757815e-5, 2.01033439929228813265e-7],
+        [1.0, 5.99832206555887937690e-1, 1.36929880922735805310e-1, 1.48753612908506148525e-2,
+         7.86869131145613259100e-4, 1.84631831751005468180e-5, 1.42151175831644588870e-7, 2.04426310338993978564e-15],
+    ),
+)  # fmt: skip
+
+
+def normals(seed: int, t: int, tensor: int, size: int) -> NDArray[np.float64]:
+    """Return the normal numbers that a rule draws for a tensor: a function of its arguments, without further state.
+
+    Parameters
+    ----------
+    seed : int
+        In [0, 2**53].
+    t : int
+        The step, 1 for the first.
+    tensor : int
+        The number of the tensor among the optimizer's, from 0.
+    size : int
+        Its elements, in memory order; real and imaginary parts count.
+
+    Examples
+    --------
+    >>> normals(0, 1, 0, 1000).std().round(2)
+    np.float64(1.02)
+    """
+    key = _threefry(_threefry(_words(seed), _words(t)), _words(tensor))
+    low, high = _threefry(key, _words(np.arange(size)))
+    mantissa = high.astype(np.uint64) << np.uint64(20) | (low >> np.uint32(12)).astype(np.uint64)
+    return _quantile((np.uint64(0x3FF0000000000000) | mantissa).view(np.float64) - 1.0 + 2.0**-53)
+
+
+def _quantile(share: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the normal numbers below which shares of the normal distribution lie."""
+    q = share - 0.5
+    r = np.sqrt(-_log_of_fraction(np.where(q < 0, share, 1.0 - share)))
+    near, flank, tail = (
+        _polynomial(above, x) / _polynomial(below, x)
+        for (above, below), x in zip(_QUANTILE, (0.180625 - q * q, r - 1.6, r - 5.0), strict=True)
+    )
+    outside = np.where(r <= 5.0, flank, tail)
+    return np.where(np.abs(q) <= 0.425, q * near, np.where(q < 0, -outside, outside))
 
 
 def _sums(rows: NDArray[np.float64]) -> NDArray[np.float64]:

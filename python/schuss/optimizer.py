@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 from schuss import _core, memory, trees
 from schuss._runtime import checked_threads
 from schuss.clipping import ClipNorm
-from schuss.hyperparameters import Domain, Hyperparameter, NonNegative, Schedule
+from schuss.hyperparameters import Domain, Hyperparameter, NonNegative, Schedule, as_float
 
 _POLICIES = ("propagate", "raise", "skip")
 
@@ -149,6 +149,8 @@ class Optimizer(_Typed):
     exact: ClassVar[bool] = True
     #: What `step` takes besides the gradients, by keyword.
     inputs: ClassVar[tuple[str, ...]] = ()
+    #: The numbers among them, which are one for all tensors.
+    given: ClassVar[tuple[str, ...]] = ()
     hyperparameters: ClassVar[dict[str, Hyperparameter]] = {}
     #: Hyper-parameters that groups may override although the sums of the rule run over all tensors.
     per_group: ClassVar[frozenset[str]] = frozenset({"weight_decay", "l2", "l1"})
@@ -174,7 +176,8 @@ class Optimizer(_Typed):
         if rule is not None:
             cls.rule = rule
             kernel = next(iter(cls._compiled()["kernels"].values()))
-            cls.kind, cls.inputs = kernel["kind"], tuple(kernel["inputs"])
+            cls.kind, cls.given = kernel["kind"], tuple(kernel["given"])
+            cls.inputs = (*kernel["inputs"], *cls.given)
         found = {}
         for name, hint in typing.get_type_hints(cls, include_extras=True).items():
             domain = next((each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Domain)), None)
@@ -220,6 +223,22 @@ class Optimizer(_Typed):
             The hyper-parameters of the parameter's group at step 0.
         """
         return 0.0
+
+    def evaluation(
+        self, parameter: NDArray[Any], state: Mapping[str, Any], values: Mapping[str, float]
+    ) -> NDArray[Any]:
+        """Return what a parameter is in `eval` (itself, unless a class says otherwise).
+
+        Parameters
+        ----------
+        parameter : array
+            In the type that the step computes in, as the reference takes it; not to be changed.
+        state : dict
+            The tensor's slots by name, as the reference takes them; not to be changed.
+        values : dict
+            The hyper-parameters of the parameter's group, at the present step.
+        """
+        return parameter
 
     # ---- construction ----------------------------------------------------------------------------------------------
 
@@ -312,6 +331,7 @@ class Optimizer(_Typed):
 
     def _take(self, tree: Any, values: list[dict[str, Any]], flags: int) -> None:
         """Make state and plan for parameters, of groups of these hyper-parameters."""
+        self._kept: list[NDArray[Any]] | None = None  # in eval(): the weights in training
         # Lists and dicts of our own: the caller may put other arrays into his, which would not be the ones we step.
         self._tree = trees.map_leaves(lambda leaf: leaf, tree)
         self._flags, self._groups = flags, values
@@ -532,7 +552,7 @@ class Optimizer(_Typed):
             Of the parameters' shapes and any floating dtype and memory layout; read only. None in place of an array
             leaves that tensor, its state and its own step count as they are.
         **inputs
-            Further trees of arrays, for the rules that ask for them.
+            What the class names in `inputs`: further trees of arrays, or numbers such as the loss.
 
         Raises
         ------
@@ -541,19 +561,20 @@ class Optimizer(_Typed):
         FloatingPointError
             If a gradient is not finite and the policy is "raise"; nothing was changed.
         RuntimeError
-            If another thread is inside this optimizer.
+            If another thread is inside this optimizer, or the parameters are those of `eval`.
         """
+        if self._kept is not None:
+            self._require_training()
         if self._scheduled:
             self._push_hyperparameters(self._values_at(self.t))
-        status = self._plan.step(grads, self._ordered(inputs) if inputs or self.inputs else ())
+        arrays, numbers = self._ordered(inputs) if inputs or self.inputs else ((), ())
+        status = self._plan.step(grads, arrays, numbers)
         if status == 2:
-            self._raise_nonfinite(grads)
+            self._raise_nonfinite(grads, inputs)
 
-    def _ordered(self, inputs: dict[str, Any]) -> tuple[Any, ...]:
-        """Return the inputs in the rule's order."""
+    def _ordered(self, inputs: dict[str, Any]) -> tuple[tuple[Any, ...], tuple[float, ...]]:
+        """Return the inputs in the rule's order: arrays, then numbers."""
         wanted = self.inputs
-        if tuple(inputs) == wanted:
-            return tuple(inputs.values())
         name = type(self).__name__
         for key in inputs:
             if key not in wanted:
@@ -562,11 +583,22 @@ class Optimizer(_Typed):
         for key in wanted:
             if key not in inputs:
                 raise TypeError(f"{name}: step needs {key}; pass step(grads, {key}=...)")
-        return tuple(inputs[key] for key in wanted)
+        arrays = tuple(inputs[key] for key in wanted if key not in self.given)
+        return arrays, tuple(self._number(key, inputs[key]) for key in self.given)
 
-    def _raise_nonfinite(self, grads: Any) -> None:
+    def _number(self, key: str, value: Any) -> float:
+        """Return an input that is a number; arrays of no dimensions hold one."""
+        number = as_float(value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value)
+        if number is None:
+            raise TypeError(f"{type(self).__name__}: {key} must be a real number, got {type(value).__name__}")
+        return number
+
+    def _raise_nonfinite(self, grads: Any, inputs: Mapping[str, Any]) -> None:
         """Name the first number that is not finite."""
         tensor = self._plan.outcome()["nonfinite_tensor"]
+        if tensor < 0:
+            key = next(key for key in self.given if not np.isfinite(inputs[key]))
+            raise FloatingPointError(f"{type(self).__name__}: {key} is {inputs[key]}; nothing was changed")
         gradient = list(trees.matching_leaves(grads, self._tree))[tensor]
         values, parameter = self._readable(np.asarray(gradient)), self._leaves[tensor]
         with np.errstate(over="ignore"):  # finite is what the type that the step computes in can hold
@@ -576,6 +608,58 @@ class Optimizer(_Typed):
         raise FloatingPointError(
             f"{type(self).__name__}: grads{self._paths[tensor]} holds {values[tuple(bad)]}{where}; nothing was changed"
         )
+
+    # ---- the weights to be evaluated -----------------------------------------------------------------------------------
+
+    def eval(self) -> None:
+        """Put the weights to be evaluated into the parameters, until `train` brings back those in training.
+
+        They are the same but for optimizers that average, such as the schedule-free ones. In between the optimizer cannot
+        step, nor its state be saved or changed; calling `eval` again changes nothing.
+
+        Examples
+        --------
+        >>> w = np.ones(2)
+        >>> opt = schuss.SGD(w)
+        >>> opt.eval()
+        >>> w
+        array([1., 1.])
+        >>> opt.train()
+        """
+        from schuss.reference import evaluated
+
+        self._plan.check_idle()
+        if self._kept is not None:
+            return
+        self._require_writeable()
+        averages = type(self).evaluation is not Optimizer.evaluation
+        weights = evaluated(self) if averages else []
+        self._kept = [leaf.copy(order="K") for leaf in self._leaves] if averages else []
+        for leaf, values in zip(self._leaves, weights, strict=False):
+            leaf[...] = values
+
+    def train(self) -> None:
+        """Bring back the weights in training, bit for bit, after `eval`; in training already, do nothing."""
+        self._plan.check_idle()
+        if self._kept is None:
+            return
+        self._require_writeable()
+        for leaf, values in zip(self._leaves, self._kept, strict=False):
+            leaf[...] = values
+        self._kept = None
+
+    def _require_training(self) -> None:
+        """Refuse what changes or keeps the state while the parameters are those of `eval`."""
+        self._plan.check_idle()
+        if self._kept is not None:
+            raise RuntimeError(f"{type(self).__name__}: the parameters are those of eval(); call train() first")
+
+    def _require_writeable(self) -> None:
+        """Refuse parameters that have changed since the plan was made."""
+        self._require_unchanged()
+        for path, leaf in zip(self._paths, self._leaves, strict=True):
+            if not leaf.flags.writeable:
+                raise BufferError(f"{type(self).__name__}: params{path} has become read-only; make it writeable again")
 
     @property
     def t(self) -> int:
@@ -655,7 +739,7 @@ class Optimizer(_Typed):
 
     def reset(self) -> None:
         """Forget everything learnt: state and step counts are as new, parameters and hyper-parameters stay."""
-        self._plan.check_idle()
+        self._require_training()
         self._require_unchanged()
         self._values_at(0)  # a schedule that fails leaves everything as it is
         for i in range(len(self._leaves)):
@@ -675,7 +759,7 @@ class Optimizer(_Typed):
             For an optimizer with groups, the list of the groups' trees.
         """
         name = type(self).__name__
-        self._plan.check_idle()
+        self._require_training()
         if trees.structure(params) != trees.structure(self._tree):
             raise ValueError(f"{name}: params must have the nesting they had; make a new optimizer for another one")
         before = self._tree, self._leaves, self._plan
@@ -704,7 +788,7 @@ class Optimizer(_Typed):
             From now on the last entry of the list of gradients. The optimizer must have been made from groups.
         """
         name = type(self).__name__
-        self._plan.check_idle()
+        self._require_training()
         if not self._grouped:
             raise ValueError(f"{name}: it was made without groups; make it from a list of Group to add further ones")
         if not isinstance(group, Group):

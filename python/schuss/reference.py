@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schuss import memory, trees
-from schuss.math import dot
+from schuss.math import dot, normals
 
 if TYPE_CHECKING:
     from schuss.optimizer import Optimizer
@@ -84,7 +84,7 @@ class Reference:
         self._counts = optimizer._counts.copy()
         kernel = optimizer._kernel()
         self._together = kernel["scope"] == "all"
-        self._hyper = kernel["hyper"]
+        self._hyper, self._draws = kernel["hyper"], kernel["draws"]
         self._flags = {
             flag: bool(optimizer._flags >> bit & 1)
             for bit, flag in enumerate(optimizer._compiled()["flags"])
@@ -112,9 +112,9 @@ class Reference:
     def step(self, grads: Any, **inputs: Any) -> None:
         """Update the copies; arguments as in the optimizer's step."""
         tree = self._optimizer._tree
-        operands = zip(
-            *(trees.matching_leaves(each, tree) for each in (grads, *self._optimizer._ordered(inputs))), strict=True
-        )
+        further, given = self._optimizer._ordered(inputs)
+        self._given = dict(zip(self._optimizer.given, given, strict=True))
+        operands = zip(*(trees.matching_leaves(each, tree) for each in (grads, *further)), strict=True)
         active = [
             (tensor, arrays) for tensor, arrays in zip(self._tensors, operands, strict=True) if arrays[0] is not None
         ]
@@ -138,8 +138,11 @@ class Reference:
             clock = int(self._counts[-1 if self._together else tensor.index])
             # The kernels count in double: beyond 2^53 steps that is every other whole number.
             keywords: dict[str, Any] = (
-                {"t": int(float(clock + 1))} | {key: hyper[key] for key in self._hyper} | self._flags
+                {"t": int(float(clock + 1))} | {key: hyper[key] for key in self._hyper} | self._given | self._flags
             )
+            for _ in self._draws:
+                drawn = normals(int(hyper["seed"]), keywords["t"], tensor.index, tensor.p.size)
+                further.append(drawn.astype(tensor.compute).reshape(tensor.p.shape))
             scalars = [each.copy() for each in tensor.scalars] if self._together else tensor.scalars
             calls.append(([tensor.p, g, *further, *tensor.slots, *scalars], keywords))
         if self._together:
@@ -219,6 +222,24 @@ class _Tensor:
         for storage, numbers in self.stored:
             storage[...] = rounded(numbers, storage.dtype)
             numbers[...] = widened(storage, self.compute)
+
+
+def evaluated(optimizer: Optimizer) -> list[NDArray[Any]]:
+    """Return the weights to be evaluated, in the parameters' dtypes and memory order."""
+    values = optimizer._values_at(optimizer.t)
+    weights = []
+    for i, leaf in enumerate(optimizer._leaves):
+        compute = memory.compute_dtype(leaf)
+        state: dict[str, Any] = {name: widened(_as_reals(slot), compute) for name, slot in optimizer._named_slots(i)}
+        for j, name in enumerate(optimizer._scalar_slots):
+            state[name] = optimizer._scalar_view(optimizer._scalars, i, j)
+        new = leaf.copy(order="K")
+        reals = _as_reals(new)
+        with np.errstate(all="ignore"):
+            weight = optimizer.evaluation(widened(reals, compute), state, values[optimizer._group_of[i]])
+        reals[...] = rounded(weight, reals.dtype)
+        weights.append(new)
+    return weights
 
 
 def _regularised(g: NDArray[Any], p: NDArray[Any], scale: float, l2: float, l1: float) -> NDArray[Any]:

@@ -20,7 +20,7 @@ FORMAT = 1
 
 def state_dict(optimizer: Optimizer) -> dict[str, Any]:
     """Return a copy of an optimizer's state."""
-    optimizer._plan.check_idle()
+    optimizer._require_training()
     return {
         "format": FORMAT,
         "schuss": _core.__version__,
@@ -40,7 +40,7 @@ def state_dict(optimizer: Optimizer) -> dict[str, Any]:
 
 def load_state_dict(optimizer: Optimizer, state: Mapping[str, Any], *, cast: bool = False) -> None:
     """Check a state dict against an optimizer, then take it over."""
-    optimizer._plan.check_idle()
+    optimizer._require_training()
     _Loader(optimizer, state, cast).load()
 
 
