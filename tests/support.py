@@ -27,6 +27,11 @@ class Variant:
         return self.cls(params, **dict(self.arguments) | further)
 
 
+def draws(cls: type[schuss.Optimizer]) -> bool:
+    """Tell whether a rule draws random numbers, which depend on a tensor's name and on an element's place in it."""
+    return any(kernel["draws"] for kernel in cls._compiled()["kernels"].values())
+
+
 def variants_of(cls: type[schuss.Optimizer]) -> list[Variant]:
     compiled = cls._compiled()
     found = []
@@ -53,7 +58,7 @@ def inputs_for(optimizer: schuss.Optimizer, grads: Any, rng: np.random.Generator
         return fresh.astype(grad.dtype)
 
     arrays = {name: trees.map_leaves(like, grads) for name in optimizer._kernel()["inputs"]}
-    return arrays | {name: float(rng.standard_normal()) for name in optimizer.given}
+    return arrays | {name: 1 + float(rng.exponential()) for name in optimizer.given}
 
 
 def bits(array: np.ndarray) -> np.ndarray:

@@ -91,14 +91,15 @@ def test_units_of_one_thread_and_of_all(cls: type[schuss.Optimizer], dtype: Any,
     shapes = [(7,), (50_000,), (3, 40_000), (5, 20_000), (900, 37), (0,), (2, 3), (40_000, 1), (32_769,)]
     start = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
     steps = [[rng.standard_normal(shape).astype(dtype) for shape in shapes] for _ in range(3)]
+    further = [inputs_for(cls([np.zeros(1)]), grads, rng) for grads in steps]
     for options in ({}, {"clip": schuss.ClipNorm(1.0)}):
         twin = Reference(cls([p.copy() for p in start], **options))
-        for grads in steps:
-            twin.step(grads)
+        for grads, more in zip(steps, further, strict=True):
+            twin.step(grads, **more)
         for threads in (1, 2, 3, 8):
             opt = cls([p.copy() for p in start], threads=threads, **options)
-            for grads in steps:
-                opt.step(grads)
+            for grads, more in zip(steps, further, strict=True):
+                opt.step(grads, **more)
             report = compare(opt, twin)
             assert report, f"{threads} threads: {report}"
 

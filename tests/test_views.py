@@ -144,13 +144,13 @@ def test_the_loss_is_checked(rng: np.random.Generator) -> None:
     with pytest.raises(TypeError, match=r"^PolyakSGD: step needs loss; pass step\(grads, loss=\.\.\.\)$"):
         opt.step(np.ones(3))
     for wrong in (None, "1", np.ones(3), np.ones(1), 1j, True):
-        with pytest.raises(TypeError, match="^PolyakSGD: loss must be a real number, got "):
+        with pytest.raises(TypeError, match=r"^PolyakSGD: loss must be a real number, got "):
             opt.step(np.ones(3), loss=wrong)
-    with pytest.raises(TypeError, match="^PolyakSGD: hessian is not an input of its step; it takes loss$"):
+    with pytest.raises(TypeError, match=r"^PolyakSGD: hessian is not an input of its step; it takes loss$"):
         opt.step(np.ones(3), loss=1.0, hessian=np.ones(3))
     assert np.array_equal(w, before)
     strict = schuss.PolyakSGD(w, nonfinite="raise")
-    with pytest.raises(FloatingPointError, match="^PolyakSGD: loss is nan; nothing was changed$"):
+    with pytest.raises(FloatingPointError, match=r"^PolyakSGD: loss is nan; nothing was changed$"):
         strict.step(np.ones(3), loss=np.nan)
     lenient = schuss.PolyakSGD(w, nonfinite="skip")
     lenient.step(np.ones(3), loss=np.inf)

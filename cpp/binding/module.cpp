@@ -54,8 +54,8 @@ class Binding {
 public:
     Binding(std::string owner, int rule, unsigned flags, const py::object& tree, std::vector<std::string> paths,
             std::vector<py::object> parameters, std::vector<int> group_of, int groups,
-            const std::vector<std::vector<py::object>>& state, const py::array_t<double>& scalars,
-            const py::array_t<std::int64_t>& counts, bool uint16_is_bfloat16)
+            const std::vector<std::uint64_t>& streams, const std::vector<std::vector<py::object>>& state,
+            const py::array_t<double>& scalars, const py::array_t<std::int64_t>& counts, bool uint16_is_bfloat16)
         : owner_(std::move(owner)),
           tree_(tree),
           paths_(std::move(paths)),
@@ -64,7 +64,7 @@ public:
           scalars_(scalars),
           counts_(counts),
           uint16_is_bfloat16_(uint16_is_bfloat16),
-          plan_(rule, flags, views(), std::move(group_of), groups, state_views(), scalars_.mutable_data(),
+          plan_(rule, flags, views(), std::move(group_of), groups, streams, state_views(), scalars_.mutable_data(),
                 counts_.mutable_data()) {
         free_.resize(std::size_t(plan_.tensors() * (1 + plan_.rule().operands.inputs)));
         for (Index i = 0; i < plan_.tensors(); ++i)
@@ -354,10 +354,11 @@ PYBIND11_MODULE(_core, m) {
 
     py::class_<Binding>(m, "Plan", "Arrays validated once and stepped in place.")
         .def(py::init<std::string, int, unsigned, const py::object&, std::vector<std::string>, std::vector<py::object>,
-                      std::vector<int>, int, const std::vector<std::vector<py::object>>&, const py::array_t<double>&,
+                      std::vector<int>, int, const std::vector<std::uint64_t>&,
+                      const std::vector<std::vector<py::object>>&, const py::array_t<double>&,
                       const py::array_t<std::int64_t>&, bool>(),
              py::arg("owner"), py::arg("rule"), py::arg("flags"), py::arg("tree"), py::arg("paths"),
-             py::arg("parameters"), py::arg("group_of"), py::arg("groups"), py::arg("state"),
+             py::arg("parameters"), py::arg("group_of"), py::arg("groups"), py::arg("streams"), py::arg("state"),
              py::arg("scalars").noconvert(), py::arg("counts").noconvert(), py::arg("uint16_is_bfloat16"))
         .def("step", &Binding::step, py::arg("gradients"), py::arg("inputs"), py::arg("given"),
              "Step once; 0 done, 1 skipped, 2 refused for a non-finite gradient.")

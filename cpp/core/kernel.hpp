@@ -54,7 +54,7 @@ struct Tensor {
     const Call* call;
     Operand p, g;
     Operand slot[max_slots];  ///< the rule's inputs, its draws, its state; a null pointer where there is no array
-    std::uint64_t number;     ///< among the optimizer's tensors
+    std::uint64_t stream;     ///< of the normal numbers that the rule draws
     bool plain;               ///< every operand is contiguous in the compute type and no stage is asked for
 };
 

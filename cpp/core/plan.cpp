@@ -39,7 +39,8 @@ Index View::elements() const {
 }
 
 Plan::Plan(int rule, unsigned flags, std::vector<View> parameters, std::vector<int> group_of, int groups,
-           const std::vector<std::vector<View>>& state, double* scalars, std::int64_t* counts)
+           const std::vector<std::uint64_t>& streams, const std::vector<std::vector<View>>& state, double* scalars,
+           std::int64_t* counts)
     : rule_(rule),
       bound_(std::move(parameters)),
       group_of_(std::move(group_of)),
@@ -73,7 +74,7 @@ Plan::Plan(int rule, unsigned flags, std::vector<View> parameters, std::vector<i
         tensor.p = {view.data, nullptr, view.dtype};
         native_[i] = view.dtype == compute;
         remember(view.data, view.elements() * item_size(view.dtype));
-        tensor.number = i;
+        tensor.stream = streams[i];
         for (int s = compiled.operands.first_state(); s < compiled.operands.slots; ++s) {
             const View& slot = state[at(s - compiled.operands.first_state())][i];
             tensor.slot[s] = {slot.data, nullptr, slot.dtype};

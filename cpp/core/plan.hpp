@@ -49,10 +49,11 @@ struct Outcome {
 class Plan {
 public:
     /// `state[slot][tensor]` are the rule's element slots after its inputs; a null pointer where it keeps none.
-    /// `scalars` holds the values of one unit side by side; `counts` the steps of each tensor and, last, of the
-    /// optimizer.
+    /// `streams[tensor]` chooses the normal numbers that a rule draws. `scalars` holds the values of one unit side by
+    /// side; `counts` the steps of each tensor and, last, of the optimizer.
     Plan(int rule, unsigned flags, std::vector<View> parameters, std::vector<int> group_of, int groups,
-         const std::vector<std::vector<View>>& state, double* scalars, std::int64_t* counts);
+         const std::vector<std::uint64_t>& streams, const std::vector<std::vector<View>>& state, double* scalars,
+         std::int64_t* counts);
 
     const Compiled& rule() const;
     Index tensors() const { return Index(bound_.size()); }

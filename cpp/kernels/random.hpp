@@ -1,5 +1,6 @@
-/// Normal numbers from a counter: a function of seed, step, tensor and element, so that no thread, chunk or vector
-/// width can change them, and a checkpoint needs no more than the seed and the step. `schuss.math.normals` in Python.
+/// Normal numbers from a counter: a function of seed, step, the tensor's stream and the element, so that no thread,
+/// chunk or vector width can change them, and a checkpoint needs no more than the seed and the step.
+/// `schuss.math.normals` in Python.
 #pragma once
 
 #include <bit>
@@ -107,9 +108,9 @@ inline double normal_quantile(double share) {
 
 /// Normal numbers for the elements [first, first + size) of a tensor.
 template <class T>
-[[gnu::noinline]] void draw_normals(std::uint64_t seed, std::uint64_t t, std::uint64_t tensor, std::uint64_t first,
+[[gnu::noinline]] void draw_normals(std::uint64_t seed, std::uint64_t t, std::uint64_t stream, std::uint64_t first,
                                     int size, T* to) {
-    const Words key = threefry(threefry(words_of(seed), words_of(t)), words_of(tensor));
+    const Words key = threefry(threefry(words_of(seed), words_of(t)), words_of(stream));
     alignas(64) std::uint32_t low[block_size], high[block_size];
 #pragma omp simd
     for (int i = 0; i < size; ++i) {

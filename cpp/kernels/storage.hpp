@@ -188,7 +188,7 @@ void load(const Tensor& tensor, const Operands& operands, Index first, int size,
         block.slot[s] = fetch(tensor.slot[s], first, size, room);
         if (s < operands.inputs || s >= operands.first_state()) continue;
         block.slot[s] = room;
-        draw_normals(call.seed, std::uint64_t(call.t), tensor.number, std::uint64_t(first), size, room);
+        draw_normals(call.seed, std::uint64_t(call.t), tensor.stream, std::uint64_t(first), size, room);
     }
 
     if (!call.regularised) return;

@@ -158,7 +158,7 @@ _QUANTILE: tuple[tuple[list[float], list[float]], ...] = (
 )  # fmt: skip
 
 
-def normals(seed: int, t: int, tensor: int, size: int) -> NDArray[np.float64]:
+def normals(seed: int, t: int, stream: int, size: int) -> NDArray[np.float64]:
     """Return the normal numbers that a rule draws for a tensor: a function of its arguments, without further state.
 
     Parameters
@@ -167,17 +167,17 @@ def normals(seed: int, t: int, tensor: int, size: int) -> NDArray[np.float64]:
         In [0, 2**53].
     t : int
         The step, 1 for the first.
-    tensor : int
-        The number of the tensor among the optimizer's, from 0.
+    stream : int
+        Of the tensor, in [0, 2**64): a hash of its name.
     size : int
-        Its elements, in memory order; real and imaginary parts count.
+        The tensor's elements, in memory order; real and imaginary parts count.
 
     Examples
     --------
     >>> normals(0, 1, 0, 1000).std().round(2)
-    np.float64(1.02)
+    np.float64(0.99)
     """
-    key = _threefry(_threefry(_words(seed), _words(t)), _words(tensor))
+    key = _threefry(_threefry(_words(seed), _words(t)), _words(stream))
     low, high = _threefry(key, _words(np.arange(size)))
     mantissa = high.astype(np.uint64) << np.uint64(20) | (low >> np.uint32(12)).astype(np.uint64)
     return _quantile((np.uint64(0x3FF0000000000000) | mantissa).view(np.float64) - 1.0 + 2.0**-53)

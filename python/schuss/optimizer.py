@@ -476,6 +476,7 @@ class Optimizer(_Typed):
             self._leaves,
             self._group_of,
             len(self._groups),
+            [self._stream(i) for i in range(len(self._leaves))],
             self._slots,
             self._scalars,
             self._counts,
@@ -490,6 +491,14 @@ class Optimizer(_Typed):
             self.threads or 0,
         )
         self._push_hyperparameters(self._values_at(self.t))
+
+    def _stream(self, tensor: int) -> int:
+        """Return which random numbers a tensor gets: a matter of its name, as its place in a checkpoint is."""
+        if not self._kernel()["draws"]:
+            return 0
+        from hashlib import blake2b
+
+        return int.from_bytes(blake2b(self._paths[tensor].encode(), digest_size=8).digest(), "little")
 
     @property
     def _policy(self) -> str:

@@ -141,7 +141,7 @@ class Reference:
                 {"t": int(float(clock + 1))} | {key: hyper[key] for key in self._hyper} | self._given | self._flags
             )
             for _ in self._draws:
-                drawn = normals(int(hyper["seed"]), keywords["t"], tensor.index, tensor.p.size)
+                drawn = normals(int(hyper["seed"]), keywords["t"], optimizer._stream(tensor.index), tensor.p.size)
                 further.append(drawn.astype(tensor.compute).reshape(tensor.p.shape))
             scalars = [each.copy() for each in tensor.scalars] if self._together else tensor.scalars
             calls.append(([tensor.p, g, *further, *tensor.slots, *scalars], keywords))

@@ -16,8 +16,8 @@ class NoisySGD(Optimizer, rule="noisy_sgd"):
 
         p \leftarrow p - \eta_{lr} \bigl(g + \mathcal{N}(0, \eta / t^\gamma)\bigr)
 
-    The noise of an element is a function of the seed, the step, the tensor and the element (Threefry-2x32, turned into a
-    normal number by its quantile): the same for every number of threads and every instruction set.
+    The noise of an element is a function of the seed, the step, the name of its tensor and its place there
+    (Threefry-2x32, made a normal number by its quantile): the same for every number of threads and instruction set.
 
     Neelakantan et al. (2015), *Adding Gradient Noise Improves Learning for Very Deep Networks*,
     https://arxiv.org/abs/1511.06807; the generator: Salmon, Moraes, Dror & Shaw (2011), *Parallel random numbers: as easy
@@ -53,7 +53,7 @@ class NoisySGD(Optimizer, rule="noisy_sgd"):
     >>> opt = schuss.NoisySGD(w, lr=0.1, eta=1.0, seed=7)
     >>> opt.step(np.zeros(3))
     >>> w.round(3)
-    array([ 0.083, -0.075, -0.1  ])
+    array([0.139, 0.01 , 0.028])
     """
 
     lr: NonNegative = 1e-3  #: step size

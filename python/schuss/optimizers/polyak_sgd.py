@@ -29,7 +29,7 @@ class PolyakSGD(Optimizer, rule="polyak_sgd"):
     scaling : float or schedule
         Multiplies the step; the 1/c of the paper. In [0, inf).
     f_min : float or schedule
-        The least value that the loss can have, in [-inf, inf).
+        The least value that the loss can have, in (-inf, inf).
     eps : float or schedule
         Added to the squared norm, in [0, inf).
 
