@@ -27,6 +27,7 @@ __all__ = [
     "Optimizer",
     "StateError",
     "StepInfo",
+    "catalogue",
     "clipping",
     "get_num_threads",
     "instruction_sets",
@@ -64,7 +65,7 @@ def optimizers() -> dict[str, type[Optimizer]]:
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("optimizer", "reference"):
+    if name in ("catalogue", "optimizer", "reference"):
         return importlib.import_module(f"schuss.{name}")
     if name == "CheckpointError":  # files need modules that an import of schuss need not wait for
         return importlib.import_module("schuss.checkpoint").CheckpointError

@@ -1,5 +1,6 @@
 # Written by tools/stubs.py.
 from schuss import _core as _core
+from schuss import catalogue as catalogue
 from schuss import clipping as clipping
 from schuss import math as math
 from schuss import reference as reference

@@ -26,6 +26,7 @@ class Plan:
         parameters: collections.abc.Sequence[typing.Any],
         group_of: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
         groups: typing.SupportsInt | typing.SupportsIndex,
+        streams: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
         state: collections.abc.Sequence[collections.abc.Sequence[typing.Any]],
         scalars: numpy.typing.NDArray[numpy.float64],
         counts: numpy.typing.NDArray[numpy.int64],

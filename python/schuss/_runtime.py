@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from typing import Any
 
 import numpy as np
 
@@ -67,6 +68,21 @@ def get_num_threads() -> int:
     return _core.num_threads()
 
 
+def runtime() -> dict[str, Any]:
+    """Return the versions, the instruction sets, the one in use, and the threads."""
+    import platform
+
+    return {
+        "schuss": _core.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "instruction_sets": _core.instruction_sets(),
+        "instruction_set": _core.isa(),
+        "threads": _core.num_threads(),
+        "cores": _available_cores(),
+    }
+
+
 def show_runtime() -> None:
     """Print the versions, the instruction set and the threads in use.
 
@@ -75,12 +91,11 @@ def show_runtime() -> None:
     >>> schuss.show_runtime()  # doctest: +ELLIPSIS
     schuss ...
     """
-    sets = ", ".join(f"[{name}]" if name == _core.isa() else name for name in _core.instruction_sets())
-    import platform
-
-    print(f"schuss {_core.__version__}, NumPy {np.__version__}, Python {platform.python_version()}")
+    now = runtime()
+    sets = ", ".join(f"[{name}]" if name == now["instruction_set"] else name for name in now["instruction_sets"])
+    print(f"schuss {now['schuss']}, NumPy {now['numpy']}, Python {now['python']}")
     print(f"instruction sets: {sets}  (the one in brackets runs)")
-    print(f"threads: {_core.num_threads()} of {_available_cores()} available")
+    print(f"threads: {now['threads']} of {now['cores']} available")
 
 
 def checked_threads(who: str, threads: object) -> int:

@@ -14,8 +14,11 @@ class Momentum(Optimizer, rule="momentum"):
         v &\leftarrow \beta v + (1 - \beta) g \\
         p &\leftarrow p - \eta v
 
-    with v = 0 at first and no bias correction, so that the first steps are short. The form of many courses and of
-    Ng's *Deep Learning* lectures (2017); equal to heavy-ball momentum (Polyak, 1964) with ``lr * (1 - beta)`` as its rate.
+    with v = 0 at first and no bias correction, so that the first steps are short. The form of many courses; equal to
+    heavy-ball momentum with ``lr * (1 - beta)`` as its rate.
+
+    Polyak (1964), *Some methods of speeding up the convergence of iteration methods*; as a running mean: Ng (2017), *Deep
+    Learning*, lectures
 
     Parameters
     ----------
