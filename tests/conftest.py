@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+
+# Read when schuss is imported: threads that wait shall sleep. Tests take more threads than there are cores, on machines
+# that do other work besides, and a thread that spins keeps the one it waits for from running.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 import pytest
