@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from plain import NotPlainError, derive
 
 import schuss
+from schuss.math import normals
 from schuss.reference import Reference
 
 Split = Callable[[NDArray[Any]], list[Any]]
@@ -46,12 +47,13 @@ class Formula:
     ) -> None:
         parameters = inspect.signature(optimizer.reference).parameters.values()
         names = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY and each.name != "t"]
-        self._keywords = {name: getattr(optimizer, name) for name in names}
+        self._keywords = {name: 1.0 if name in optimizer.given else getattr(optimizer, name) for name in names}
         self._function, self._together = function, inspect.isgeneratorfunction(function)
         self._t, self._split, self._split_singles = optimizer.t, split, split_singles
         self.params = self.operands(optimizer.params)
         slots = [self._slot(optimizer, name) for name in slot_names(optimizer)]
         self._slots = list(zip(*slots, strict=True)) if slots else [()] * len(self.params)
+        self._streams = [optimizer._stream(i) for i in range(len(optimizer.params))] if draws(optimizer) else None
 
     def operands(self, arrays: Sequence[NDArray[Any]]) -> list[Any]:
         """Return arrays, one per tensor, as the function takes them."""
@@ -61,12 +63,19 @@ class Formula:
         """Make one step; gradients and inputs come from `operands`."""
         self._t += 1
         function, keywords, t = self._function, self._keywords, self._t
-        each = zip(self.params, grads, *inputs, self._slots, strict=True)
+        each = zip(self.params, grads, *inputs, *self._drawn(), self._slots, strict=True)
         if self._together:
             _sum_together([function(*given, *slots, t=t, **keywords) for *given, slots in each])
         else:
             for *given, slots in each:
                 function(*given, *slots, t=t, **keywords)
+
+    def _drawn(self) -> list[list[NDArray[Any]]]:
+        """Return the random numbers of a step, for a rule that draws some."""
+        if self._streams is None:
+            return []
+        seed, each = int(self._keywords["seed"]), zip(self.params, self._streams, strict=True)
+        return [[normals(seed, self._t, stream, p.size).astype(p.dtype).reshape(p.shape) for p, stream in each]]
 
     def values(self) -> Iterator[Any]:
         """Yield parameters and slots."""
@@ -100,6 +109,11 @@ def input_names(optimizer: schuss.Optimizer) -> list[str]:
     return list(optimizer._kernel()["inputs"])
 
 
+def draws(optimizer: schuss.Optimizer) -> bool:
+    """Tell whether the rule draws random numbers."""
+    return bool(optimizer._kernel()["draws"])
+
+
 def numpy_formula(optimizer: schuss.Optimizer) -> Formula:
     """Return the reference on the optimizer's own arrays."""
     return Formula(optimizer, optimizer.reference)
@@ -113,6 +127,8 @@ def plain_formula(optimizer: schuss.Optimizer) -> Formula:
     plain.NotPlainError
         The reference is not made of element-wise operations and sums alone.
     """
+    if draws(optimizer):
+        raise NotPlainError("it draws random numbers")
     by_row = optimizer._kernel()["scope"] == "row"
     return Formula(optimizer, plain_function(optimizer), _rows if by_row else _whole, _singles)
 
@@ -187,7 +203,8 @@ def disagreements(build: Callable[[Sequence[NDArray[Any]]], schuss.Optimizer], s
     names = input_names(build(copy.deepcopy(params)))
     given = [trees(1 + len(names)) for _ in range(steps)]
     for grads, *inputs in given:
-        twin.step(grads, **dict(zip(names, inputs, strict=True)))
+        further = dict(zip(names, inputs, strict=True)) | dict.fromkeys(twin._optimizer.given, 1.0)
+        twin.step(grads, **further)
     found = {}
     for name, make, tolerance in (("NumPy", numpy_formula, 0.0), ("pure Python", plain_formula, 1e-10)):
         try:
