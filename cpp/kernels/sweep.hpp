@@ -162,8 +162,8 @@ inline T& element(const Slots<T>& slots, Index i, T& nothing) {
 }
 
 template <class Rule, class T, class Body, std::size_t... S>
-[[gnu::noinline]] void write_loop(const Body body, const T scale, T* const p, const T* const g, const Slots<T> slots,
-                                  const Index size, std::index_sequence<S...>) {
+[[gnu::noinline]] void write_loop(const Body body, const T scale, T* const p, const T* const g,
+                                  [[maybe_unused]] const Slots<T> slots, const Index size, std::index_sequence<S...>) {
 #pragma omp simd
     for (Index i = 0; i < size; ++i) {
         [[maybe_unused]] T nothing{};
@@ -172,9 +172,9 @@ template <class Rule, class T, class Body, std::size_t... S>
 }
 
 template <class Rule, class T, class Read, int N, std::size_t... S, std::size_t... K>
-[[gnu::noinline]] void read_loop(const Read read, const T scale, T* const p, const T* const g, const Slots<T> slots,
-                                 const Index size, double (&terms)[N][read_size], std::index_sequence<S...>,
-                                 std::index_sequence<K...>) {
+[[gnu::noinline]] void read_loop(const Read read, const T scale, T* const p, const T* const g,
+                                 [[maybe_unused]] const Slots<T> slots, const Index size, double (&terms)[N][read_size],
+                                 std::index_sequence<S...>, std::index_sequence<K...>) {
 #pragma omp simd
     for (Index i = 0; i < size; ++i) {
         [[maybe_unused]] T nothing{};
