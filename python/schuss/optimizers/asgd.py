@@ -16,8 +16,8 @@ class ASGD(Optimizer, rule="asgd"):
         a &\leftarrow a + \mu_t (p - a) \\
         \eta_{t+1} &= \frac{\eta}{(1 + \lambda \eta t)^\alpha}, \qquad \mu_{t+1} = \frac{1}{\max(1, t - t_0)}
 
-    with :math:`\eta_1 = \eta` and :math:`\mu_1 = 1`. The average, of the parameters after step :math:`t_0`, is the result:
-    ``opt.state["ax"]``.
+    with :math:`\eta_1 = \eta` and :math:`\mu_1 = 1`. The average, of the parameters after step :math:`t_0`, is the result: the
+    slot `ax`, which `eval` puts into the parameters and `train` takes out again.
 
     Polyak & Juditsky (1992), *Acceleration of Stochastic Approximation by Averaging*, https://doi.org/10.1137/0330046, with
     the rates of Xu (2011), *Towards Optimal One Pass Large Scale Learning with Averaged Stochastic Gradient Descent*,
@@ -43,7 +43,8 @@ class ASGD(Optimizer, rule="asgd"):
     For convex problems, and for the end of a long run: the average has much less of the gradients' noise than the last
     parameters. Set `t0` to where the loss has settled; by default averaging does not begin before a million steps.
 
-    Torch's form and defaults: rate and weight of a step are computed in the step before it, so that a change of `lr` acts
+    Torch's form and defaults, but that torch's average is zero before the first step and has to be fetched from the state:
+    rate and weight of a step are computed in the step before it, so that a change of `lr` acts
     one step late. Torch keeps `eta` and `mu` in float32 unless its default dtype is float64. An optimizer of this name in
     pytorch_optimizer is another method.
 
@@ -55,12 +56,23 @@ class ASGD(Optimizer, rule="asgd"):
     ...     opt.step(np.array([gradient]))
     >>> w, opt.state["ax"].round(6)
     (array([0.]), array([-0.25]))
+    >>> opt.eval()
+    >>> w.round(6)
+    array([-0.25])
     """
 
     lr: NonNegative = 1e-2  #: step size at first
     lambd: NonNegative = 1e-4  #: decay of the weights, and of the rate
     alpha: NonNegative = 0.75  #: power by which the rate falls
     t0: NonNegative = 1e6  #: the step after which the average begins
+
+    def initial(self, slot, parameter, values):
+        """Return what a slot holds before the first step."""
+        return parameter if slot == "ax" else 0.0
+
+    def evaluation(self, parameter, state, values):
+        """Return the average of the parameters."""
+        return state["ax"]
 
     @staticmethod
     def reference(p, g, ax, eta, mu, *, t, lr, lambd, alpha, t0):
