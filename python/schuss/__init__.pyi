@@ -33,6 +33,11 @@ from schuss.optimizers.adopt import ADOPT as ADOPT
 from schuss.optimizers.amsbound import AMSBound as AMSBound
 from schuss.optimizers.amsgrad import AMSGrad as AMSGrad
 from schuss.optimizers.asgd import ASGD as ASGD
+from schuss.optimizers.cocob import COCOB as COCOB
+from schuss.optimizers.dadapt_adam import DAdaptAdam as DAdaptAdam
+from schuss.optimizers.dadapt_sgd import DAdaptSGD as DAdaptSGD
+from schuss.optimizers.dog import DoG as DoG
+from schuss.optimizers.dowg import DoWG as DoWG
 from schuss.optimizers.fromage import Fromage as Fromage
 from schuss.optimizers.ftrl import FTRL as FTRL
 from schuss.optimizers.grams import Grams as Grams
@@ -40,11 +45,15 @@ from schuss.optimizers.lamb import LAMB as LAMB
 from schuss.optimizers.laprop import LaProp as LaProp
 from schuss.optimizers.lars import LARS as LARS
 from schuss.optimizers.lion import Lion as Lion
+from schuss.optimizers.madgrad import MADGRAD as MADGRAD
+from schuss.optimizers.mars_adamw import MARSAdamW as MARSAdamW
+from schuss.optimizers.mars_lion import MARSLion as MARSLion
 from schuss.optimizers.momentum import Momentum as Momentum
 from schuss.optimizers.nadam import NAdam as NAdam
 from schuss.optimizers.nadamw import NAdamW as NAdamW
 from schuss.optimizers.noisy_sgd import NoisySGD as NoisySGD
 from schuss.optimizers.novograd import NovoGrad as NovoGrad
+from schuss.optimizers.optimistic_adam import OptimisticAdam as OptimisticAdam
 from schuss.optimizers.polyak_sgd import PolyakSGD as PolyakSGD
 from schuss.optimizers.prodigy import Prodigy as Prodigy
 from schuss.optimizers.qhadam import QHAdam as QHAdam
