@@ -546,7 +546,7 @@ def paths(racers: Sequence[Racer], plane: Plane) -> Figure:
         axis.text(0.97, 0.04, run.rate, size=8.5, ha="right", transform=axis.transAxes, bbox=box)
 
     ranked = sorted(racers, key=lambda racer: racer.runs[plane.name].result)
-    text = f"{plane.steps} steps from the white dot to the red one; the star is the minimum; with the loss in the end and the rate"
+    text = f"{plane.steps} steps from the white dot to the red one; the star is the minimum; loss in the end, and rate"
     return panels(ranked, draw, (2.3, 1.75), plane.title, text)
 
 

@@ -1,0 +1,45 @@
+"""At a tuned rate every optimizer comes down a quadratic bowl: what is equal to its formula also has to be an optimizer."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from support import CLASSES
+
+import schuss
+
+MINIMUM, CURVATURE = np.array([[0.6, -0.8], [0.8, 0.6]]), np.array([[1.0, 10.0], [3.0, 0.3]])
+START = np.array([[0.8, 0.8], [-0.6, 0.6]])  # as far from zero as the minimum: there are rules that keep the norm
+STEPS = 150
+
+
+def loss_at(p: np.ndarray) -> float:
+    return float(np.sum(CURVATURE * (p - MINIMUM) ** 2)) / 2
+
+
+def final_loss(cls: type[schuss.Optimizer], lr: float | None, constant: bool) -> float:
+    p = START.copy()
+    arguments: dict[str, Any] = {"weight_decay": 0.0} if "weight_decay" in cls.hyperparameters else {}
+    if lr is not None:
+        arguments["lr"] = lr if constant else schuss.schedules.cosine(lr, STEPS)
+    optimizer: Any = cls(p, **arguments)
+    given = getattr(cls, "given", ())
+    inputs = {"hessian": CURVATURE}
+    with np.errstate(all="ignore"):
+        for _ in range(STEPS):
+            further = {name: inputs[name] for name in cls.inputs} | dict.fromkeys(given, loss_at(p))
+            optimizer.step(CURVATURE * (p - MINIMUM), **further)
+        if hasattr(optimizer, "eval"):
+            optimizer.eval()
+        loss = loss_at(p)
+    return loss if math.isfinite(loss) else math.inf
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_reaches_the_minimum_of_a_bowl(cls: type[schuss.Optimizer]) -> None:
+    rates = [10.0 ** (n / 2) for n in range(-6, 5)] if "lr" in cls.hyperparameters else [None]
+    best = min(final_loss(cls, lr, constant) for lr in rates for constant in (True, False))
+    assert best < 1e-3 * loss_at(START)
