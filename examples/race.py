@@ -317,9 +317,10 @@ PROBLEMS: dict[str, Any] = {cls.name: cls for cls in (Rosenbrock, Beale, Quadrat
 
 # ------------------------------------------------------------------------------------------------- running
 
-#: What rules take beside the gradient, and how a problem has it.
-INPUTS: dict[str, Callable[[Problem, Parameters, int], Parameters]] = {
-    "hessian": lambda problem, params, step: problem.curvature(params, step),
+#: What rules take beside the gradients, from the problem, its parameters, the step and the loss there.
+INPUTS: dict[str, Callable[[Problem, Parameters, int, float], Any]] = {
+    "hessian": lambda problem, params, step, loss: problem.curvature(params, step),
+    "loss": lambda problem, params, step, loss: loss,
 }
 
 
@@ -341,11 +342,8 @@ class Run:
 
 
 @contextmanager
-def judging(optimizer: Any) -> Iterator[None]:
-    """Hold the parameters to be judged, where a rule takes its gradients elsewhere."""
-    if not hasattr(optimizer, "eval"):
-        yield
-        return
+def judging(optimizer: schuss.Optimizer) -> Iterator[None]:
+    """Hold the weights to be judged, where a rule averages them."""
     optimizer.eval()
     yield
     optimizer.train()
@@ -353,13 +351,11 @@ def judging(optimizer: Any) -> Iterator[None]:
 
 def descend(optimizer: schuss.Optimizer, problem: Problem, params: Parameters) -> Iterator[float]:
     """Take the steps, and yield the loss that the optimizer saw at each; stop where it is no number any more."""
-    given = getattr(optimizer, "given", ())
     for step in range(problem.steps):
         loss, grads = problem.loss_and_gradients(params, step)
         if not math.isfinite(loss):
             return
-        further: dict[str, Any] = {name: INPUTS[name](problem, params, step) for name in optimizer.inputs}
-        optimizer.step(grads, **further, **dict.fromkeys(given, loss))
+        optimizer.step(grads, **{name: INPUTS[name](problem, params, step, loss) for name in optimizer.inputs})
         yield loss
 
 

@@ -25,15 +25,14 @@ def final_loss(cls: type[schuss.Optimizer], lr: float | None, constant: bool) ->
     arguments: dict[str, Any] = {"weight_decay": 0.0} if "weight_decay" in cls.hyperparameters else {}
     if lr is not None:
         arguments["lr"] = lr if constant else schuss.schedules.cosine(lr, STEPS)
-    optimizer: Any = cls(p, **arguments)
-    given = getattr(cls, "given", ())
-    inputs = {"hessian": CURVATURE}
+    optimizer = cls(p, **arguments)
     with np.errstate(all="ignore"):
         for _ in range(STEPS):
-            further = {name: inputs[name] for name in cls.inputs} | dict.fromkeys(given, loss_at(p))
-            optimizer.step(CURVATURE * (p - MINIMUM), **further)
-        if hasattr(optimizer, "eval"):
-            optimizer.eval()
+            inputs = {"hessian": CURVATURE, "loss": loss_at(p)}
+            if not math.isfinite(inputs["loss"]):
+                return math.inf
+            optimizer.step(CURVATURE * (p - MINIMUM), **{name: inputs[name] for name in cls.inputs})
+        optimizer.eval()
         loss = loss_at(p)
     return loss if math.isfinite(loss) else math.inf
 
