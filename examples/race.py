@@ -20,7 +20,6 @@ import functools
 import json
 import math
 import multiprocessing
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -484,6 +483,7 @@ MAP = LinearSegmentedColormap.from_list("map", ["#173a5e", "#2f6690", "#6ba3c8",
 PATH, START, MINIMUM = "#d4400a", "#1d2330", "#ffd23f"
 
 
+@functools.cache
 def kinds() -> dict[str, str]:
     """Return the colour of every kind of rule."""
     found = sorted({cls.kind for cls in schuss.optimizers().values()})
@@ -521,10 +521,10 @@ def panels(
 def paths(racers: Sequence[Racer], plane: Plane) -> Figure:
     """Draw the ways of all optimizers over the contours of a problem, the best first."""
     left, right, bottom, top = plane.window
-    x, y = np.meshgrid(np.linspace(left, right, 500), np.linspace(bottom, top, 400))
+    x, y = np.meshgrid(np.linspace(left, right, 400), np.linspace(bottom, top, 300))
     bands = np.floor(3 * np.log10(plane.value(x, y) + 1e-3))  # three to a decade
     low, high = np.percentile(bands, (0, 97))
-    ground = MAP((bands - low) / (high - low))
+    ground = MAP((bands - low) / (high - low), bytes=True)
 
     def draw(axis: Axes, racer: Racer) -> None:
         run = racer.runs[plane.name]
@@ -624,7 +624,7 @@ def standings(racers: Sequence[Racer], chosen: Sequence[str]) -> Figure:
     write(figure, 0.8, text, 11, color=GREY)
 
     def dot(colour: str, label: str, face: str | None = None) -> Line2D:
-        style = {"marker": "o", "linewidth": 0, "markersize": 7, "markeredgecolor": colour}
+        style: dict[str, Any] = {"marker": "o", "linewidth": 0, "markersize": 7, "markeredgecolor": colour}
         return Line2D([], [], color=face or colour, label=label, **style)
 
     drawn = [kind for kind in kinds() if any(racer.kind == kind for racer in racers)]
@@ -637,25 +637,36 @@ def standings(racers: Sequence[Racer], chosen: Sequence[str]) -> Figure:
     return figure
 
 
+def picture(stem: str, racers: Sequence[Racer], chosen: Sequence[str], output: Path) -> str:
+    """Draw one of the pictures, and return its name."""
+    with plt.rc_context(STYLE):
+        if stem == "race":
+            figure = standings(racers, chosen)
+        elif stem == "race-losses":
+            figure = curves(racers, chosen)
+        else:
+            figure = paths(racers, PROBLEMS[stem.removeprefix("race-")]())
+        figure.savefig(output / f"{stem}.png", dpi=110)
+        plt.close(figure)
+    return f"{stem}.png"
+
+
+# ---------------------------------------------------------------------------------------------------- main
+
+
 def main() -> None:
     """Race, print, draw, and say who did not arrive."""
     args = arguments()
-    task = functools.partial(race, chosen=args.problems)
-    workers = min(os.cpu_count() or 1, len(args.optimizers))
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        racers = list(tqdm(pool.map(task, args.optimizers), total=len(args.optimizers), unit="optimizer"))
-    print(table(racers, args.problems))
-
     args.output.mkdir(parents=True, exist_ok=True)
-    record(racers, args.output / "race.json")
-    with plt.rc_context(STYLE):
-        figures = {"race": standings(racers, args.problems), "race-losses": curves(racers, args.problems)}
-        for name in args.problems:
-            if isinstance(plane := problem(name), Plane):
-                figures[f"race-{name}"] = paths(racers, plane)
-        for stem, figure in figures.items():
-            figure.savefig(args.output / f"{stem}.png", dpi=110)
-    print("Written to", args.output.resolve(), "are race.json,", ", ".join(f"{stem}.png" for stem in figures))
+    planes = [name for name in args.problems if issubclass(PROBLEMS[name], Plane)]
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        runs = pool.map(functools.partial(race, chosen=args.problems), args.optimizers)
+        racers = list(tqdm(runs, total=len(args.optimizers), unit="optimizer"))
+        print(table(racers, args.problems))
+        record(racers, args.output / "race.json")
+        draw = functools.partial(picture, racers=racers, chosen=args.problems, output=args.output)
+        drawn = pool.map(draw, ["race", "race-losses", *(f"race-{name}" for name in planes)])
+        print("Written to", args.output.resolve(), "are race.json,", ", ".join(drawn))
     if misses := [miss for racer in racers for miss in racer.misses()]:
         sys.exit("Missed:\n" + "\n".join(misses))
 
