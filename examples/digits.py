@@ -63,11 +63,11 @@ class Digits:
         """Number of whole batches."""
         return len(self.labels) // BATCH
 
-    def batches(self, rng: np.random.Generator) -> Iterator[Digits]:
+    def batches(self, rng: np.random.Generator, size: int = BATCH) -> Iterator[Digits]:
         """One epoch of mini-batches in random order; the few digits left over have better luck next time."""
         order = rng.permutation(len(self.labels))
-        for step in range(self.steps_per_epoch):
-            yield self[order[step * BATCH : (step + 1) * BATCH]]
+        for start in range(0, len(order) - size + 1, size):
+            yield self[order[start : start + size]]
 
     def split(self, held_out: float) -> tuple[Digits, Digits]:
         """Set a share of every digit aside, always the same one, so that runs with other seeds compare."""
@@ -120,8 +120,8 @@ def loss_and_gradients(params: Arrays, batch: Digits) -> tuple[float, Arrays]:
     hidden, log_probabilities = forward(params, batch.images)
 
     d_scores = np.exp(log_probabilities)
-    d_scores[np.arange(BATCH), batch.labels] -= 1
-    d_scores /= BATCH
+    d_scores[np.arange(len(batch.labels)), batch.labels] -= 1
+    d_scores /= len(batch.labels)
     d_hidden = (d_scores @ params["output.weight"].T) * (hidden > 0)
 
     return cross_entropy(log_probabilities, batch.labels), {
@@ -144,9 +144,9 @@ def hessian_diagonal(params: Arrays, batch: Digits) -> Arrays:
     hidden, log_probabilities = forward(params, batch.images)
     probabilities, weights = np.exp(log_probabilities), params["output.weight"]
 
-    dd_scores = probabilities * (1 - probabilities) / BATCH
+    dd_scores = probabilities * (1 - probabilities) / len(batch.labels)
     variance = probabilities @ (weights**2).T - (probabilities @ weights.T) ** 2
-    dd_hidden = variance * (hidden > 0) / BATCH
+    dd_hidden = variance * (hidden > 0) / len(batch.labels)
 
     return {
         "hidden.weight": (batch.images**2).T @ dd_hidden,
