@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pytest
 import witnesses
 from support import CLASSES, inputs_for
-from witnesses import STEPS, Arrays, Witness
+from witnesses import STEPS, Arrays, Witness, installed
 
 import schuss
-
-os.environ.setdefault("KERAS_BACKEND", "jax")  # read when keras is imported
 
 SHAPES = [(), (1,), (7, 5), (2, 3, 4), (257,)]
 BY_RULE = {cls.rule: cls for cls in CLASSES}
@@ -32,22 +29,8 @@ def label(value: object) -> str:
     if isinstance(value, Witness):
         return value.source
     if isinstance(value, dict):
-        return ",".join(f"{key}={each}" for key, each in value.items())
+        return ",".join(f"{key}={getattr(each, '__name__', each)}" for key, each in value.items())
     return str(value)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _doubles() -> Iterator[None]:
-    """Let jax compute in float64, and torch in one thread: on small tensors its threads only wait for one another."""
-    try:
-        import jax
-    except ImportError:
-        yield
-        return
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", before)
 
 
 def numbers(rng: np.random.Generator, shapes: Iterable[tuple[int, ...]] = SHAPES) -> Arrays:
@@ -78,8 +61,11 @@ class Yardstick:
 @pytest.mark.peers
 @pytest.mark.parametrize(("rule", "witness", "arguments"), CASES, ids=label)
 def test_witness(rule: str, witness: Witness, arguments: dict[str, Any], rng: np.random.Generator) -> None:
-    if witness.package != "script":
-        pytest.importorskip(witness.package)
+    with installed(witness.package):
+        compare(rule, witness, arguments, rng)
+
+
+def compare(rule: str, witness: Witness, arguments: dict[str, Any], rng: np.random.Generator) -> None:
     start = numbers(rng)
     if witness.zeros:
         start[2] *= 0
@@ -97,8 +83,9 @@ def test_witness(rule: str, witness: Witness, arguments: dict[str, Any], rng: np
         ours.step(grads, **inputs)
         theirs.step(grads, **inputs)
         yardstick.compare("params", ours.params, list(theirs.params))
-        for slot, where in witness.slots.items():
-            yardstick.compare(slot, ours.state[slot], theirs.slot(where))
+        for slot, values in ours.state.items():
+            if (where := witness.slots.get(slot)) is not None:
+                yardstick.compare(slot, values, theirs.slot(where))
     assert all(np.isfinite(p).all() for p in ours.params)
 
 
@@ -111,13 +98,16 @@ BESIDE_WITNESSES = {
     "seed": "chooses the random numbers, which test_math.py compares with another implementation of the generator",
 }
 
+#: Slots that not every witness shows, and what tests them.
+SLOTS_BESIDE_WITNESSES = {"p0": "the start: what is measured from it is compared"}
+
 
 def exercised(rule: str) -> list[dict[str, Any]]:
     """Return the arguments of all cases of a rule, in our words."""
     module = FOUND[rule]
     found = [arguments for name, _, arguments in CASES if name == rule]
     torch = getattr(module, "TORCH", None)
-    for peer in (torch, *torch.also) if torch else ():
+    for peer in torch.all if torch else ():
         found += [peer.in_our_words(options) for options in peer.options]
     return found
 
@@ -139,13 +129,28 @@ def test_every_hyperparameter_meets_a_witness(rule: str) -> None:
     assert set(described) - set(BESIDE_WITNESSES) <= changed
 
 
+@pytest.mark.parametrize("rule", FOUND)
+def test_every_slot_meets_a_witness(rule: str) -> None:
+    """Every part of the state is part of some comparison, under its name."""
+    module = FOUND[rule]
+    if getattr(module, "NONE", ""):
+        return
+    kernels = BY_RULE[rule]._compiled()["kernels"].values()
+    slots = {slot for kernel in kernels for slot in (*kernel["state"], *kernel["scalars"]) if slot is not None}
+    torch = getattr(module, "TORCH", None)
+    peers = [*getattr(module, "WITNESSES", []), *(torch.all if torch else ())]
+    compared = {slot for peer in peers for slot, where in peer.slots.items() if where is not None}
+    assert compared <= slots
+    assert slots - set(SLOTS_BESIDE_WITNESSES) <= compared
+
+
 def test_a_wrong_witness_is_found(rng: np.random.Generator) -> None:
     """The comparison itself can fail."""
     wrong = Witness(
         "script", witnesses.from_script(lambda s, t, p, g, *, lr: p - lr * g * (1 + 1e-11 * (t == 7))), [{"lr": 0.1}]
     )
     with pytest.raises(AssertionError, match=r"params\[\d\]: \d\S*e-1[0-2]"):
-        test_witness("sgd", wrong, wrong.cases[0], rng)
+        compare("sgd", wrong, wrong.cases[0], rng)
 
 
 def test_the_schedule_counts_alike(rng: np.random.Generator) -> None:

@@ -14,13 +14,17 @@ from __future__ import annotations
 
 import importlib
 import itertools
-from collections.abc import Callable, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, Protocol
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 Arrays = list[NDArray[Any]]
@@ -57,7 +61,7 @@ class Witness:
     make: Callable[..., Stepper]
     #: Our arguments. All that are passed are named, since the defaults differ.
     cases: list[dict[str, Any]]
-    #: Our slots, and where they are in its state.
+    #: Our slots, and where they are in its state. A slot that ours has not under a case's arguments is passed over.
     slots: dict[str, Any] = field(default_factory=dict)
     tolerance: float = TOLERANCE
     #: Why the tolerance is another one.
@@ -76,19 +80,72 @@ class Witness:
         return self.source.split(".")[0]
 
 
+# ---- packages -------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def installed(package: str) -> Iterator[Any]:
+    """Import a package, or skip the test where there is none; meanwhile jax, torch and keras have scalars in float64, too.
+
+    Torch also has one thread: on small tensors its threads only wait for one another, 20 ms a step on a busy machine.
+    """
+    module = None if package == "script" else pytest.importorskip(package)
+    with ExitStack() as before:
+        if jax := sys.modules.get("jax"):
+            before.callback(jax.config.update, "jax_enable_x64", jax.config.jax_enable_x64)
+            jax.config.update("jax_enable_x64", True)
+        if torch := sys.modules.get("torch"):
+            before.callback(torch.set_default_dtype, torch.get_default_dtype())
+            before.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_default_dtype(torch.float64)
+            torch.set_num_threads(1)
+        if keras := sys.modules.get("keras"):
+            before.callback(keras.config.set_floatx, keras.config.floatx())
+            keras.config.set_floatx("float64")
+        yield module
+
+
+#: For 30 steps of a few hundred numbers XLA compiles longer than it computes: without its slowest parts, a third as long.
+XLA = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of arrays compiled by jax as a whole; one operation at a time, each is compiled for each shape.
+
+    A function that takes its arguments for numbers of Python or arrays of NumPy is called as it is.
+    """
+    jax = importlib.import_module("jax")
+    chosen = jax.jit(function, compiler_options=XLA)
+
+    def call(*arguments: Any) -> Any:
+        nonlocal chosen
+        try:
+            return chosen(*arguments)
+        except jax.errors.JAXTypeError:
+            chosen = function
+            return function(*arguments)
+
+    return call
+
+
 # ---- optax ----------------------------------------------------------------------------------------------------------------
 
 
 class _Optax:
     def __init__(self, build: Callable[..., Any], start: Arrays, arguments: dict[str, Any]) -> None:
-        self.optax = importlib.import_module("optax")
-        self.transformation = build(self.optax, **arguments)
-        self.params = [self.optax.tree.cast(p, np.float64) for p in start]
-        self.state = self.transformation.init(self.params)
+        optax = importlib.import_module("optax")
+        transformation = build(optax, **arguments)
+
+        def update(grads: Arrays, state: Any, params: Any, inputs: dict[str, Any]) -> Any:
+            updates, state = transformation.update(grads, state, params, **inputs)
+            return optax.apply_updates(params, updates), state
+
+        self.params = [importlib.import_module("jax.numpy").asarray(p) for p in start]
+        self.state = compiled(transformation.init)(self.params)
+        self.update = compiled(update)
 
     def step(self, grads: Arrays, **inputs: Any) -> None:
-        updates, self.state = self.transformation.update(grads, self.state, self.params, **inputs)
-        self.params = self.optax.apply_updates(self.params, updates)
+        self.params, self.state = self.update(grads, self.state, self.params, inputs)
 
     def slot(self, where: Callable[[Any], Any]) -> Any:
         return where(self.state)
@@ -139,21 +196,26 @@ def from_torch(
 
 # ---- keras ----------------------------------------------------------------------------------------------------------------
 
+os.environ.setdefault("KERAS_BACKEND", "jax")  # read when keras is imported
+
 
 class _Keras:
     def __init__(self, build: Callable[..., Any], start: Arrays, arguments: dict[str, Any]) -> None:
         keras = importlib.import_module("keras")
-        keras.config.set_floatx("float64")  # or its scalars are float32
         self.optimizer = build(keras, **arguments)
         self.variables = [keras.Variable(p, dtype="float64") for p in start]
         self.optimizer.build(self.variables)
+        self.update = compiled(self.optimizer.stateless_apply)
 
     @property
     def params(self) -> Arrays:
         return [np.asarray(variable.value) for variable in self.variables]
 
     def step(self, grads: Arrays) -> None:
-        self.optimizer.apply([importlib.import_module("keras").ops.convert_to_tensor(g) for g in grads])
+        state = self.optimizer.variables
+        after = self.update([each.value for each in state], grads, [each.value for each in self.variables])
+        for variable, value in zip([*self.variables, *state], itertools.chain(*after), strict=True):
+            variable.assign(value)
 
     def slot(self, where: Callable[[Any], Any]) -> Any:
         return [np.asarray(each.value) for each in where(self.optimizer)]
@@ -178,7 +240,7 @@ class _Script:
         self.t += 1
         values = {key: each(self.t - 1) if callable(each) else each for key, each in self.arguments.items()}
         for i, (state, grad) in enumerate(zip(self.states, grads, strict=True)):
-            further = [each[i] for each in inputs.values()]
+            further = [each[i] if isinstance(each, list) else each for each in inputs.values()]
             self.params[i] = np.asarray(self.script(state, self.t, self.params[i], grad, *further, **values))
 
     def slot(self, where: str) -> Any:
@@ -192,6 +254,30 @@ def from_script(script: Callable[..., Any]) -> Callable[..., Stepper]:
     names of our slots.
     """
     return lambda start, **arguments: _Script(script, start, arguments)
+
+
+class _Class:
+    def __init__(self, script: Callable[..., Any], start: Arrays, arguments: dict[str, Any]) -> None:
+        self.script = script([p.copy() for p in start], **arguments)
+
+    @property
+    def params(self) -> Arrays:
+        return [np.asarray(p) for p in self.script.params]
+
+    def step(self, grads: Arrays, **inputs: Any) -> None:
+        self.script.step(grads, **inputs)
+
+    def slot(self, where: str) -> Any:
+        return getattr(self.script, where)
+
+
+def from_class(script: Callable[..., Any]) -> Callable[..., Stepper]:
+    """Compare with a script that goes over all tensors at once, for what sums over them.
+
+    `script(start, **arguments)` has `params`, a list of arrays, and `step(grads, **inputs)`, which evaluates schedules by
+    itself; a slot is the name of an attribute, a list of arrays or one number.
+    """
+    return lambda start, **arguments: _Class(script, start, arguments)
 
 
 # ---- torch.optim ----------------------------------------------------------------------------------------------------------
@@ -230,11 +316,13 @@ class TorchOptim:
     #: What torch calls otherwise than we do, and that its value says nothing to ours.
     words: dict[str, str | tuple[str, ...] | None] = field(default_factory=dict)
     fused: bool = True
+    #: Why it is not compared in complex numbers.
+    not_complex: str = ""
     #: Inputs of our step that are to be the gradient.
     inputs: tuple[str, ...] = ()
     #: Slots of torch that are to exist and be zero before the first step.
     zeroed: tuple[str, ...] = ()
-    #: Schedules of hyper-parameters other than lr, in torch's words.
+    #: Schedules of hyper-parameters other than lr, in torch's words: all at once, from the first step on.
     scheduled: dict[str, Callable[[int], Any]] = field(default_factory=dict)
     #: Options of torch that no case passes, and why.
     not_here: dict[str, str] = field(default_factory=dict)
@@ -246,6 +334,11 @@ class TorchOptim:
 
     def __post_init__(self) -> None:
         assert self.tolerance == TOLERANCE or self.reason, f"{self.theirs}: say why the tolerance is another one"
+
+    @property
+    def all(self) -> tuple[TorchOptim, ...]:
+        """This and the further cases."""
+        return (self, *itertools.chain(*(each.all for each in self.also)))
 
     def in_our_words(self, options: dict[str, Any]) -> dict[str, Any]:
         """Translate options: `words` first, then what all of torch's classes have."""
