@@ -33,6 +33,8 @@ from schuss.optimizers.adopt import ADOPT as ADOPT
 from schuss.optimizers.amsbound import AMSBound as AMSBound
 from schuss.optimizers.amsgrad import AMSGrad as AMSGrad
 from schuss.optimizers.asgd import ASGD as ASGD
+from schuss.optimizers.cautious_adamw import CautiousAdamW as CautiousAdamW
+from schuss.optimizers.cautious_lion import CautiousLion as CautiousLion
 from schuss.optimizers.cocob import COCOB as COCOB
 from schuss.optimizers.dadapt_adam import DAdaptAdam as DAdaptAdam
 from schuss.optimizers.dadapt_sgd import DAdaptSGD as DAdaptSGD
@@ -49,6 +51,7 @@ from schuss.optimizers.madgrad import MADGRAD as MADGRAD
 from schuss.optimizers.mars_adamw import MARSAdamW as MARSAdamW
 from schuss.optimizers.mars_lion import MARSLion as MARSLion
 from schuss.optimizers.momentum import Momentum as Momentum
+from schuss.optimizers.momo import MoMo as MoMo
 from schuss.optimizers.nadam import NAdam as NAdam
 from schuss.optimizers.nadamw import NAdamW as NAdamW
 from schuss.optimizers.noisy_sgd import NoisySGD as NoisySGD
@@ -61,12 +64,15 @@ from schuss.optimizers.qhm import QHM as QHM
 from schuss.optimizers.radam import RAdam as RAdam
 from schuss.optimizers.rmsprop import RMSprop as RMSprop
 from schuss.optimizers.rprop import Rprop as Rprop
+from schuss.optimizers.schedule_free_adamw import ScheduleFreeAdamW as ScheduleFreeAdamW
+from schuss.optimizers.schedule_free_radam import ScheduleFreeRAdam as ScheduleFreeRAdam
 from schuss.optimizers.schedule_free_sgd import ScheduleFreeSGD as ScheduleFreeSGD
 from schuss.optimizers.sgd import SGD as SGD
 from schuss.optimizers.sgdw import SGDW as SGDW
 from schuss.optimizers.signsgd import SignSGD as SignSGD
 from schuss.optimizers.signum import Signum as Signum
 from schuss.optimizers.simplified_ademamix import SimplifiedAdEMAMix as SimplifiedAdEMAMix
+from schuss.optimizers.stable_adamw import StableAdamW as StableAdamW
 from schuss.optimizers.tiger import Tiger as Tiger
 from schuss.optimizers.yogi import Yogi as Yogi
 
