@@ -45,6 +45,11 @@ def variants_of(cls: type[schuss.Optimizer]) -> list[Variant]:
 VARIANTS = [variant for cls in CLASSES for variant in variants_of(cls)]
 
 
+def by_rows(cls: type[schuss.Optimizer]) -> bool:
+    """Tell whether an optimizer has units that are rows, which must lie side by side in memory."""
+    return any(kernel["scope"] == "row" for kernel in cls._compiled()["kernels"].values())
+
+
 def inputs_for(optimizer: schuss.Optimizer, grads: Any, rng: np.random.Generator) -> dict[str, Any]:
     """Return further inputs of a step: as the gradients, with other numbers."""
 

@@ -13,7 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from support import CLASSES, VARIANTS, Variant, bits, everything, inputs_for, snapshot
+from support import CLASSES, VARIANTS, Variant, bits, by_rows, everything, inputs_for, snapshot
 
 import schuss
 from schuss import checkpoint, trees
@@ -30,7 +30,7 @@ each_suffix = pytest.mark.parametrize("suffix", SUFFIXES)
 
 def make(variant: Variant, rng: np.random.Generator, size: int = 40, **options: Any) -> Optimizer:
     """Return an optimizer over several dtypes and orders, in the middle of a schedule once it has stepped."""
-    order = "C" if variant.cls.rule == "adam_mini" else "F"
+    order = "C" if by_rows(variant.cls) else "F"
     params = {
         "w": np.array(rng.standard_normal((20, 6)), np.float32, order=order),
         "b": [rng.standard_normal(7).astype(BF16), np.array(rng.standard_normal())],

@@ -98,13 +98,14 @@ struct Job {
     const Chunk* chunks;
     const void* stages;   ///< Stages<T>
     const double* sizes;  ///< per unit: its elements
-    double* sums;         ///< per unit: the sums of all sweeps done so far
-    double* partials;     ///< per chunk or row: the sums of its sweep
-    double* scalars;      ///< per unit: the slots with one value per unit
-    int sweep;            ///< of shared units
+    double* sums;      ///< per unit: the sums of all sweeps done so far, each sweep's with those across rows after them
+    double* partials;  ///< per chunk or row: the sums of its sweep
+    double* scalars;   ///< per unit: the slots with one value per unit
+    int sweep;         ///< of shared units
 };
 
-/// Runs over chunks [begin, end): all sweeps of the units that these chunks make up, or one sweep of shared units.
+/// Runs over chunks [begin, end): all sweeps of the units that these chunks make up, one sweep of shared units, or the
+/// additions after it.
 using Sweep = void (*)(const Job&, std::int64_t begin, std::int64_t end);
 /// Writes the scalar slots of units [begin, end) after the last sweep.
 using Commit = void (*)(const Job&, const Call&, std::int64_t begin, std::int64_t end);
@@ -116,6 +117,7 @@ struct Compiled {
     const char* kind;
     unsigned flags;  ///< bit i is the value of flag i
     Scope scope;
+    bool across;  ///< rows are added up over their tensor: what threads own or share are tensors, not rows
     int hypers, givens, scalars, sweeps, sums;
     Operands operands;
     int seed;               ///< which hyper-parameter seeds the draws
@@ -125,7 +127,8 @@ struct Compiled {
     const char* given[max_given];
     const char* slot[max_slots];  ///< null: absent under these flags
     const char* scalar[max_scalars];
-    Sweep whole[2], sweep[2];  ///< float, double; no single sweeps where there are no sums
+    /// For float and double; single sweeps, and the additions after them, only where there are sums.
+    Sweep whole[2], sweep[2], combine[2];
     Commit commit[2];
 };
 

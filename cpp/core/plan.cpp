@@ -75,6 +75,7 @@ Plan::Plan(int rule, unsigned flags, std::vector<View> parameters, std::vector<i
         native_[i] = view.dtype == compute;
         remember(view.data, view.elements() * item_size(view.dtype));
         tensor.stream = streams[i];
+        tensor.rows = view.shape.size() > 1 ? double(view.shape[0]) : 0;
         for (int s = compiled.operands.first_state(); s < compiled.operands.slots; ++s) {
             const View& slot = state[at(s - compiled.operands.first_state())][i];
             tensor.slot[s] = {slot.data, nullptr, slot.dtype};
@@ -176,14 +177,14 @@ void Plan::select(const Options& options) {
     shared_.clear();
     for (const Index i : order_) {
         if (!active_[at(i)]) continue;
-        const Index chunks = cut_.count[at(i)];
+        const Index chunks = cut_.count[at(i)], units = compiled.across ? 1 : units_of_[at(i)];
         if (compiled.scope == Scope::all) {
             if (shared_.empty()) shared_.emplace_back().clear(false);
             append(shared_.front(), cut_, i, 0, chunks);
-        } else if (!meets || bound_[at(i)].elements() <= limit * units_of_[at(i)]) {
+        } else if (!meets || bound_[at(i)].elements() <= limit * units) {
             append(own_, cut_, i, 0, chunks);
         } else {
-            const Index per_unit = chunks / units_of_[at(i)];
+            const Index per_unit = chunks / units;
             for (Index c = 0; c < chunks; c += per_unit) {
                 shared_.emplace_back().clear(false);
                 append(shared_.back(), cut_, i, c, c + per_unit);
@@ -259,12 +260,16 @@ template <class Body>
 void Plan::over_chunks(const Run& run, const Options& options, const Body& body) const {
     const Index chunks = Index(run.chunk.size()), elements = run.before.back();
     if (chunks == 0) return;
+    const auto together = [&run, across = rule().across](Index a, Index b) {
+        const Chunk &one = run.chunk[at(a)], &other = run.chunk[at(b)];
+        return across ? one.tensor == other.tensor : one.unit == other.unit;
+    };
     parallel(threads_for(elements, options), options.flush_subnormals, [&](int thread, int of) {
         const auto edge = [&](int k) {
             if (k == of) return chunks;
             const auto found = std::lower_bound(run.before.begin(), run.before.end(), elements * k / of);
             Index c = std::min(Index(found - run.before.begin()), chunks);
-            while (run.whole_units && c > 0 && c < chunks && run.chunk[at(c)].unit == run.chunk[at(c - 1)].unit) ++c;
+            while (run.whole_units && c > 0 && c < chunks && together(c, c - 1)) ++c;
             return c;
         };
         const Index begin = edge(thread), end = edge(thread + 1);
@@ -350,26 +355,19 @@ Outcome Plan::measure(const Options& options) {
     return outcome;
 }
 
-/// Adds the partial sums of a shared unit, in an order that no number of threads changes.
-void Plan::combine(const Run& run, int sweep, int sums_before) {
+/// Adds the partial sums of all tensors, in the caller's order, which no number of threads changes.
+void Plan::combine(int sweep, int sums_before) {
     const Compiled& compiled = rule();
-    const Index count = compiled.sums_of[sweep];
-    for (Index j = 0; j < count; ++j) {
-        const auto sum_partials = [&](const std::vector<Chunk>& chunk, Index first, Index chunks) {
-            double total = 0;
-            for (Index c = first; c < first + chunks; ++c)
-                total += partials_[at(chunk[at(c)].partial * compiled.partial_stride + j)];
-            return total;
-        };
+    for (Index j = 0; j < compiled.sums_of[sweep]; ++j) {
         double total = 0;
-        if (compiled.scope == Scope::all) {
-            for (std::size_t i = 0; i < bound_.size(); ++i)
-                if (active_[i] && cut_.count[i] > 0) total += sum_partials(cut_.chunk, cut_.first[i], cut_.count[i]);
-        } else {
-            total = sum_partials(run.chunk, 0, Index(run.chunk.size()));
+        for (std::size_t i = 0; i < bound_.size(); ++i) {
+            if (!active_[i] || cut_.count[i] == 0) continue;
+            double of_tensor = 0;
+            for (Index c = cut_.first[i]; c < cut_.first[i] + cut_.count[i]; ++c)
+                of_tensor += partials_[at(cut_.chunk[at(c)].partial * compiled.partial_stride + j)];
+            total += of_tensor;
         }
-        sums_[at((compiled.scope == Scope::all ? 0 : run.chunk.front().unit) * compiled.sums + sums_before + j)] =
-            total;
+        sums_[at(sums_before + j)] = total;
     }
 }
 
@@ -396,8 +394,13 @@ Outcome Plan::step(const Options& options) {
                 compiled.sweep[is_double](job(run, sweep, is_double), begin, end);
             });
             if (sweep + 1 == compiled.sweeps) continue;
-            combine(run, sweep, sums_before);
-            sums_before += compiled.sums_of[sweep];
+            if (compiled.scope == Scope::all) {
+                combine(sweep, sums_before);
+                sums_before += compiled.sums_of[sweep];
+            } else {
+                const int is_double = run.floats == 0;
+                compiled.combine[is_double](job(run, sweep, is_double), 0, Index(run.chunk.size()));
+            }
         }
     }
     over_chunks(own_, options, [&](Index begin, Index end, int is_double) {

@@ -94,7 +94,7 @@ private:
         std::vector<Chunk> chunk;
         std::vector<Index> before;  ///< elements before each of them
         Index floats = 0;           ///< how many of them compute in float; the rest in double
-        bool whole_units = false;   ///< threads are to get whole units
+        bool whole_units = false;   ///< threads are to get whole units, or whole tensors where rows are added up
         void clear(bool whole_units);
     };
 
@@ -108,7 +108,7 @@ private:
     Outcome measure(const Options& options);
     double sum_of_squares(const Cut& cut, const Options& options, double scale);
     void make_calls(const Options& options, double gradient_scale);
-    void combine(const Run& run, int sweep, int sums_before);
+    void combine(int sweep, int sums_before);
 
     int rule_;
     std::size_t variant_ = 0;
@@ -125,7 +125,8 @@ private:
     Cut cut_;
     Cut even_cut_;  ///< for norms: where chunks of the rule are whole rows, those of the norm still have one size
     Run own_;       ///< units that one thread steps, all sweeps of one after the other
-    std::vector<Run> shared_;  ///< large units, one run each, which all threads step sweep by sweep
+    std::vector<Run> shared_;  ///< large units (tensors where rows are added up), one run each, which all threads step
+                               ///< sweep by sweep
     Run even_;                 ///< all active chunks, for norms
     std::vector<char> selected_;
     Index selected_threads_ = 0;  ///< the active tensors and the threads allowed, for which the runs were made

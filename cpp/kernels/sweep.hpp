@@ -84,7 +84,9 @@ inline auto start(const Call& call, double* scalar) {
 }
 
 template <class Stage>
-constexpr bool is_sum = requires(Stage stage) { stage.next; };
+constexpr bool is_sum = requires(Stage stage) { stage.read; };
+template <class Stage>
+constexpr bool is_across = requires(Stage stage) { stage.terms; };
 
 template <class T, class Read, std::size_t... S>
 auto terms_of(const Read& read, std::index_sequence<S...>)
@@ -92,21 +94,57 @@ auto terms_of(const Read& read, std::index_sequence<S...>)
 
 /// The number of sums that a sweep reads.
 template <class Rule, class T, class Stage>
-consteval int sum_count() {
+consteval int read_count() {
     using Slots = std::make_index_sequence<slot_count<Rule>>;
     if constexpr (is_sum<Stage>) return decltype(terms_of<T>(std::declval<Stage>().read, Slots{}))::count;
     return 0;
 }
 
-/// The stage after a sum, made from the sums and, where it asks for it, the number of elements that they run over.
+/// What follows, made from sums and, where it asks for it, the number of what they run over.
+template <int count, class Next>
+inline auto give(const Next& next, const double* sums, double number) {
+    return [&]<std::size_t... S>(std::index_sequence<S...>) {
+        if constexpr (requires { next(sums[S]..., number); })
+            return next(sums[S]..., number);
+        else
+            return next(sums[S]...);
+    }(std::make_index_sequence<count>{});
+}
+
+/// What a unit's sums lead to: the next stage, or the sum across rows that is to come before it.
+template <class Rule, class T, class Stage>
+inline auto conclude(const Stage& stage, const double* sums, double size) {
+    return give<read_count<Rule, T, Stage>()>(stage.next, sums, size);
+}
+
+/// The number of sums across the rows of a tensor after a sweep.
+template <class Rule, class T, class Stage>
+consteval int across_count() {
+    if constexpr (is_sum<Stage>) {
+        using Next = decltype(conclude<Rule, T>(std::declval<Stage>(), nullptr, 0.0));
+        if constexpr (is_across<Next>) return decltype(Next::terms)::count;
+    }
+    return 0;
+}
+
+/// The numbers that a unit keeps of a sweep: its sums; those across rows and the number of rows.
+template <class Rule, class T, class Stage>
+consteval int sum_count() {
+    constexpr int across = across_count<Rule, T, Stage>();
+    return read_count<Rule, T, Stage>() + (across > 0 ? across + 1 : 0);
+}
+
+/// The stage after a sum.
 template <class Rule, class T, class Stage>
 inline auto proceed(const Stage& stage, const double* sums, double size) {
-    return [&]<std::size_t... S>(std::index_sequence<S...>) {
-        if constexpr (requires { stage.next(sums[S]..., size); })
-            return stage.next(sums[S]..., size);
-        else
-            return stage.next(sums[S]...);
-    }(std::make_index_sequence<sum_count<Rule, T, Stage>()>{});
+    const auto next = conclude<Rule, T>(stage, sums, size);
+    constexpr int count = across_count<Rule, T, Stage>();
+    if constexpr (count > 0) {
+        const double* const totals = sums + read_count<Rule, T, Stage>();
+        return give<count>(next.next, totals, totals[count]);
+    } else {
+        return next;
+    }
 }
 
 /// The k-th stage of the chain, made from the sums of those before.
@@ -131,17 +169,26 @@ consteval int sweep_count() {
         return k + 1;
 }
 
-/// The number of sums of all sweeps.
-template <class Rule, class T>
-constexpr int total_sums = []<int... K>(std::integer_sequence<int, K...>) {
+/// The number of sums of the first k sweeps, and of all.
+template <class Rule, class T, int k>
+constexpr int sums_before = []<int... K>(std::integer_sequence<int, K...>) {
     return (0 + ... + sum_count<Rule, T, StageAt<Rule, T, K>>());
+}(std::make_integer_sequence<int, k>{});
+template <class Rule, class T>
+constexpr int total_sums = sums_before<Rule, T, sweep_count<Rule, T>()>;
+
+/// Are the rows of a tensor added up after some sweep?
+template <class Rule, class T>
+constexpr bool adds_across = []<int... K>(std::integer_sequence<int, K...>) {
+    return (false || ... || (across_count<Rule, T, StageAt<Rule, T, K>>() > 0));
 }(std::make_integer_sequence<int, sweep_count<Rule, T>()>{});
 
 /// Where the partial sums of the next chunk are: the same for all sweeps, since threads may be in different ones.
 template <class Rule, class T>
 constexpr int partial_stride = []<int... K>(std::integer_sequence<int, K...>) {
     int most = 0;
-    ((most = sum_count<Rule, T, StageAt<Rule, T, K>>() > most ? sum_count<Rule, T, StageAt<Rule, T, K>>() : most), ...);
+    ((most = read_count<Rule, T, StageAt<Rule, T, K>>() > most ? read_count<Rule, T, StageAt<Rule, T, K>>() : most),
+     ...);
     return most;
 }(std::make_integer_sequence<int, sweep_count<Rule, T>()>{});
 
@@ -287,6 +334,68 @@ inline void chain(const Job& job, const Stage& stage, const Chunk* first, const 
     }
 }
 
+/// Calls `visit` with each row of a chunk that holds several, else with the chunk.
+template <class Visit>
+inline void each_row(const Chunk& chunk, const Visit& visit) {
+    Chunk row = chunk;
+    row.size = row.row;
+    for (; row.first < chunk.first + chunk.size; row.first += row.row, ++row.unit, ++row.partial) visit(row);
+}
+
+/// Adds the partial sums of the k-th sweep over chunks [first, last), in their order, to the sums of their units.
+template <class Rule, class T, int k>
+inline void add_partials(const Job& job, const Chunk* first, const Chunk* last) {
+    for (const Chunk* chunk = first; chunk < last; ++chunk) {
+        each_row(*chunk, [&](const Chunk& row) {
+            const bool begins = chunk == first || chunk[-1].unit != row.unit;
+            double* const sums = job.sums + row.unit * total_sums<Rule, T> + sums_before<Rule, T, k>;
+            const double* const partial = job.partials + row.partial * partial_stride<Rule, T>;
+            for (int j = 0; j < read_count<Rule, T, StageAt<Rule, T, k>>(); ++j)
+                sums[j] = (begins ? 0 : sums[j]) + partial[j];
+        });
+    }
+}
+
+/// The k-th sweep over chunks [first, last) of one call.
+template <class Rule, class T, int k, class Stage>
+inline void run(const Job& job, const Stage& first_stage, double* scalar, const Chunk* first, const Chunk* last) {
+    for (const Chunk* chunk = first; chunk < last; ++chunk) {
+        each_row(*chunk, [&](const Chunk& row) {
+            copy_scalars<Rule>(job.scalars + row.unit * scalars_of<Rule>().count, scalar);
+            const double* const sums = job.sums + row.unit * total_sums<Rule, T>;
+            step_chunk<Rule, T>(job, reach<Rule, T, k>(first_stage, sums, job.sizes[row.unit]), row);
+        });
+    }
+}
+
+/// What comes after the k-th sweep over the chunks [first, last) of a tensor: its units' sums, and those across its
+/// rows, in lanes as all sums, for every row to find them beside its own.
+template <class Rule, class T, int k, class Stage>
+inline void add_up(const Job& job, const Stage& first_stage, double* scalar, const Chunk* first, const Chunk* last) {
+    add_partials<Rule, T, k>(job, first, last);
+    using Summed = StageAt<Rule, T, k>;
+    if constexpr (constexpr int count = across_count<Rule, T, Summed>(); count > 0) {
+        const Index begin = first->unit, end = last[-1].unit + last[-1].size / last[-1].row;
+        constexpr int own = sums_before<Rule, T, k>, across = own + read_count<Rule, T, Summed>();
+        double lane[count][lanes] = {}, total[count + 1] = {};
+        total[count] = job.tensors[first->tensor].rows;
+        for (Index unit = begin, i = 0; unit < end; ++unit, ++i) {
+            copy_scalars<Rule>(job.scalars + unit * scalars_of<Rule>().count, scalar);
+            const double* const sums = job.sums + unit * total_sums<Rule, T>;
+            const auto stage = reach<Rule, T, k>(first_stage, sums, job.sizes[unit]);
+            const auto terms = conclude<Rule, T>(stage, sums + own, job.sizes[unit]).terms;
+            for (int j = 0; j < count; ++j) lane[j][i % lanes] += terms.term[j];
+            if ((i + 1) % chunk_size != 0 && unit + 1 != end) continue;
+            for (int j = 0; j < count; ++j) {
+                total[j] += sum_of(lane[j]);
+                for (double& each : lane[j]) each = 0;
+            }
+        }
+        for (Index unit = begin; unit < end; ++unit)
+            for (int j = 0; j <= count; ++j) job.sums[unit * total_sums<Rule, T> + across + j] = total[j];
+    }
+}
+
 /// All sweeps of the units that chunks [begin, end) make up.
 template <class Rule, class T>
 void whole(const Job& job, Index begin, Index end) {
@@ -300,6 +409,10 @@ void whole(const Job& job, Index begin, Index end) {
         return job.tensors[chunk(a).tensor].call == job.tensors[chunk(b).tensor].call &&
                (one_preamble || chunk(a).unit == chunk(b).unit);
     };
+    // Rows are free of one another, unless they are added up.
+    const auto together = [&](Index a, Index b) {
+        return adds_across<Rule, T> ? chunk(a).tensor == chunk(b).tensor : chunk(a).unit == chunk(b).unit;
+    };
     for (Index c = begin, last; c < end; c = last) {
         for (last = c + 1; last < end && alike(c, last);) ++last;
         copy_scalars<Rule>(job.scalars + chunk(c).unit * scalars, scalar);
@@ -307,43 +420,61 @@ void whole(const Job& job, Index begin, Index end) {
         if constexpr (sums == 0) {
             for (; c < last; ++c) step_chunk<Rule, T>(job, first_stage, chunk(c));
         } else {
-            const auto step_unit = [&](const Chunk* from, const Chunk* to) {
-                copy_scalars<Rule>(job.scalars + from->unit * scalars, scalar);
-                chain<Rule, T>(job, first_stage, from, to, job.sums + from->unit * sums);
-            };
             for (Index i = c, next; i < last; i = next) {
-                for (next = i + 1; next < last && chunk(next).unit == chunk(i).unit;) ++next;
-                if (chunk(i).row == chunk(i).size) {
-                    step_unit(&chunk(i), &chunk(i) + (next - i));
+                for (next = i + 1; next < last && together(next, i);) ++next;
+                const Chunk *const from = &chunk(i), *const to = from + (next - i);
+                if constexpr (adds_across<Rule, T>) {
+                    [&]<int... K>(std::integer_sequence<int, K...>) {
+                        ((run<Rule, T, K>(job, first_stage, scalar, from, to),
+                          add_up<Rule, T, K>(job, first_stage, scalar, from, to)),
+                         ...);
+                    }(std::make_integer_sequence<int, sweep_count<Rule, T>()>{});
                 } else {
-                    Chunk row = chunk(i);
-                    row.size = row.row;
-                    for (; row.first < chunk(i).first + chunk(i).size; row.first += row.row, ++row.unit, ++row.partial)
-                        step_unit(&row, &row + 1);
+                    const auto step_unit = [&](const Chunk* from, const Chunk* to) {
+                        copy_scalars<Rule>(job.scalars + from->unit * scalars, scalar);
+                        chain<Rule, T>(job, first_stage, from, to, job.sums + from->unit * sums);
+                    };
+                    if (from->row == from->size)
+                        step_unit(from, to);
+                    else
+                        each_row(*from, [&](const Chunk& row) { step_unit(&row, &row + 1); });
                 }
             }
         }
     }
 }
 
-template <class Rule, class T, int k>
-inline void run(const Job& job, Index begin, Index end) {
-    for (Index c = begin; c < end; ++c) {
-        const Chunk& chunk = job.chunks[c];
-        double scalar[scalars_of<Rule>().count + 1];
-        copy_scalars<Rule>(job.scalars + chunk.unit * scalars_of<Rule>().count, scalar);
-        const auto first_stage = start<Rule, T>(*job.tensors[chunk.tensor].call, scalar);
-        const double* const sums = job.sums + chunk.unit * total_sums<Rule, T>;
-        step_chunk<Rule, T>(job, reach<Rule, T, k>(first_stage, sums, job.sizes[chunk.unit]), chunk);
-    }
+/// Calls `visit` with a sweep's number as a template argument.
+template <class Rule, class T, class Visit>
+inline void with_sweep(int sweep, const Visit& visit) {
+    [&]<int... K>(std::integer_sequence<int, K...>) {
+        ((sweep == K ? visit.template operator()<K>() : void()), ...);
+    }(std::make_integer_sequence<int, sweep_count<Rule, T>()>{});
 }
 
 /// One sweep over chunks [begin, end) of units that several threads share.
 template <class Rule, class T>
 void sweep(const Job& job, Index begin, Index end) {
-    [&]<int... K>(std::integer_sequence<int, K...>) {
-        ((job.sweep == K ? run<Rule, T, K>(job, begin, end) : void()), ...);
-    }(std::make_integer_sequence<int, sweep_count<Rule, T>()>{});
+    with_sweep<Rule, T>(job.sweep, [&]<int k>() {
+        for (const Chunk* chunk = job.chunks + begin; chunk < job.chunks + end; ++chunk) {
+            double scalar[scalars_of<Rule>().count + 1];
+            copy_scalars<Rule>(job.scalars + chunk->unit * scalars_of<Rule>().count, scalar);
+            const auto first_stage = start<Rule, T>(*job.tensors[chunk->tensor].call, scalar);
+            run<Rule, T, k>(job, first_stage, scalar, chunk, chunk + 1);
+        }
+    });
+}
+
+/// The additions after a sweep over the chunks [begin, end) of a tensor.
+template <class Rule, class T>
+void combine(const Job& job, Index begin, Index end) {
+    with_sweep<Rule, T>(job.sweep, [&]<int k>() {
+        const Chunk *const first = job.chunks + begin, *const last = job.chunks + end;
+        double scalar[scalars_of<Rule>().count + 1];
+        copy_scalars<Rule>(job.scalars + first->unit * scalars_of<Rule>().count, scalar);
+        const auto first_stage = start<Rule, T>(*job.tensors[first->tensor].call, scalar);
+        add_up<Rule, T, k>(job, first_stage, scalar, first, last);
+    });
 }
 
 template <class Rule, class T>
@@ -394,6 +525,8 @@ constexpr Compiled describe(const char* kind, Scope scope, unsigned flags) {
     entry.kind = kind;
     entry.flags = flags;
     entry.scope = scope_of<Rule>(scope);
+    entry.across = adds_across<Rule, float>;
+    static_assert(!adds_across<Rule, float> || scope_of<Rule>(Scope::element) == Scope::row, "no rows to add up");
     entry.hypers = Rule::hyper.count;
     entry.givens = given_of<Rule>().count;
     entry.operands = operands_of<Rule>;
@@ -418,6 +551,8 @@ constexpr Compiled describe(const char* kind, Scope scope, unsigned flags) {
     if constexpr (total_sums<Rule, float> > 0) {
         entry.sweep[0] = sweep<Rule, float>;
         entry.sweep[1] = sweep<Rule, double>;
+        entry.combine[0] = combine<Rule, float>;
+        entry.combine[1] = combine<Rule, double>;
     }
     entry.commit[0] = commit<Rule, float>;
     entry.commit[1] = commit<Rule, double>;

@@ -6,7 +6,15 @@
 ///                });
 ///
 /// What a sum runs over is the rule's folder: a tensor in layerwise/ (a row, where the rule says `scope = Scope::row`),
-/// all tensors in global/.
+/// all tensors in global/. Between two sweeps the rows of a tensor may be added up:
+///
+///     [=](double pp, double gg, double size) {                                         // of a row
+///         return across(Terms{pp, gg},                                                 // what to add
+///                       [=](double pp_all, double gg_all, double rows) { ... });       // the tensor's sums; as above
+///     }
+///
+/// The last argument need not be there: `size` is the number of elements that the sums run over; `rows` the number of
+/// rows, 0 where the tensor has no rows to choose from, being a vector or a number.
 #pragma once
 
 #include "core/kernel.hpp"
@@ -34,6 +42,17 @@ struct Sum {
 template <class Read, class Next>
 inline Sum<Read, Next> sum(Read read, Next next) {
     return {read, next};
+}
+
+template <int N, class Next>
+struct Across {
+    Terms<N> terms;
+    Next next;
+};
+
+template <int N, class Next>
+inline Across<N, Next> across(Terms<N> terms, Next next) {
+    return {terms, next};
 }
 
 }  // namespace

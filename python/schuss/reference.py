@@ -50,11 +50,11 @@ def _rounded_to_odd(values: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def _as_reals(array: NDArray[Any]) -> NDArray[Any]:
-    """Return a view in C order of the array's memory, complex numbers as pairs of reals."""
+    """Return a view in C order of the array's memory, complex numbers as pairs of reals along the last axis."""
     view = array.T if memory.is_fortran(array) else array
     if view.dtype.kind != "c":
         return view
-    return view.reshape((*(view.shape or (1,)), 1)).view(np.float64 if view.dtype == np.complex128 else np.float32)
+    return view.reshape(view.shape or (1,)).view(np.float64 if view.dtype == np.complex128 else np.float32)
 
 
 class Reference:
