@@ -161,11 +161,14 @@ def hessian_diagonal(params: Arrays, batch: Digits) -> Arrays:
 READS = 0.96  # share of validation digits from which on a learning rate is good enough
 
 
-def further_inputs(cls: type[schuss.Optimizer], params: Arrays, batch: Digits) -> dict[str, Arrays]:
+def further_inputs(cls: type[schuss.Optimizer], params: Arrays, batch: Digits, loss: float) -> dict[str, Any]:
     """Compute what a rule takes beside the gradients: for nearly all, nothing."""
+    inputs: dict[str, Any] = {}
     if "hessian" in cls.inputs:
-        return {"hessian": hessian_diagonal(params, batch)}
-    return {}
+        inputs["hessian"] = hessian_diagonal(params, batch)
+    if "loss" in cls.inputs:
+        inputs["loss"] = loss
+    return inputs
 
 
 def train(cls: type[schuss.Optimizer], lr: float, digits: Digits, epochs: int, seed: int) -> tuple[Arrays, list[float]]:
@@ -181,8 +184,9 @@ def train(cls: type[schuss.Optimizer], lr: float, digits: Digits, epochs: int, s
     for _ in range(epochs):
         for batch in digits.batches(rng):
             loss, grads = loss_and_gradients(params, batch)
-            optimizer.step(grads, **further_inputs(cls, params, batch))
+            optimizer.step(grads, **further_inputs(cls, params, batch, loss))
             losses.append(loss)
+    optimizer.eval()  # the average, for those that keep one
     return params, losses
 
 
@@ -234,8 +238,8 @@ def time_steps(cls: type[schuss.Optimizer], lr: float, digits: Digits, seed: int
     params = initial_parameters(rng)
     block = []
     for batch in itertools.islice(digits.batches(rng), BLOCK):
-        _, grads = loss_and_gradients(params, batch)
-        block.append((grads, further_inputs(cls, params, batch)))
+        loss, grads = loss_and_gradients(params, batch)
+        block.append((grads, further_inputs(cls, params, batch, loss)))
     optimizer = cls(params, lr=lr)
     twin = Reference(optimizer)  # works on its own copies
 

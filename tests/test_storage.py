@@ -304,9 +304,7 @@ def test_layouts_of_gradients(layout: str, dtype: np.dtype[Any], rng: np.random.
                 further = inputs_for(plain, grad, rng)
                 moved = LAYOUTS[layout](grad)
                 plain.step(grad, **further)
-                odd.step(
-                    moved, **{k: each if k in odd.given else LAYOUTS[layout](each) for k, each in further.items()}
-                )
+                odd.step(moved, **{k: each if k in odd.given else LAYOUTS[layout](each) for k, each in further.items()})
                 assert np.array_equal(moved, grad)
             for a, b in zip(everything(plain), everything(odd), strict=True):
                 assert np.array_equal(a, b), cls

@@ -55,6 +55,7 @@ struct Tensor {
     Operand p, g;
     Operand slot[max_slots];  ///< the rule's inputs, its draws, its state; a null pointer where there is no array
     std::uint64_t stream;     ///< of the normal numbers that the rule draws
+    double rows;              ///< 0 for a vector and a number
     bool plain;               ///< every operand is contiguous in the compute type and no stage is asked for
 };
 

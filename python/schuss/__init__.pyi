@@ -25,6 +25,7 @@ from schuss.optimizers.adam import Adam as Adam
 from schuss.optimizers.adam_c import AdamC as AdamC
 from schuss.optimizers.adam_h import AdamH as AdamH
 from schuss.optimizers.adam_mini import AdamMini as AdamMini
+from schuss.optimizers.adam_p import AdamP as AdamP
 from schuss.optimizers.adamax import Adamax as Adamax
 from schuss.optimizers.adamw import AdamW as AdamW
 from schuss.optimizers.adan import Adan as Adan
@@ -68,6 +69,7 @@ from schuss.optimizers.schedule_free_adamw import ScheduleFreeAdamW as ScheduleF
 from schuss.optimizers.schedule_free_radam import ScheduleFreeRAdam as ScheduleFreeRAdam
 from schuss.optimizers.schedule_free_sgd import ScheduleFreeSGD as ScheduleFreeSGD
 from schuss.optimizers.sgd import SGD as SGD
+from schuss.optimizers.sgdp import SGDP as SGDP
 from schuss.optimizers.sgdw import SGDW as SGDW
 from schuss.optimizers.signsgd import SignSGD as SignSGD
 from schuss.optimizers.signum import Signum as Signum

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import math
-from collections.abc import Generator, Mapping, Sequence
+import operator
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -160,11 +162,11 @@ class Reference:
         if self._optimizer.clip is None:
             return 1.0
         limit, scale = float(self._optimizer.clip.max_norm), 1.0
-        squares = sum((dot(gradient, gradient) for gradient in gradients), 0.0)
+        squares = _added(dot(gradient, gradient) for gradient in gradients)
         if not math.isfinite(squares):  # finite doubles may have infinite squares: this brings them into range
             scale = 2.0**-600
             scaled = [scale * gradient.astype(np.float64) for gradient in gradients]
-            squares = sum((dot(gradient, gradient) for gradient in scaled), 0.0)
+            squares = _added(dot(gradient, gradient) for gradient in scaled)
         norm = math.sqrt(squares)
         return 1.0 if norm <= limit * scale else limit * scale / norm
 
@@ -180,7 +182,7 @@ class Reference:
             if not parts:
                 return
             rows = [part if isinstance(part, tuple) else (part,) for part in parts]
-            totals = tuple(sum(column, 0.0) for column in zip(*rows, strict=True))
+            totals = tuple(_added(column) for column in zip(*rows, strict=True))
             sums = totals if isinstance(parts[0], tuple) else totals[0]
 
 
@@ -222,6 +224,11 @@ class _Tensor:
         for storage, numbers in self.stored:
             storage[...] = rounded(numbers, storage.dtype)
             numbers[...] = widened(storage, self.compute)
+
+
+def _added(values: Iterable[float]) -> float:
+    """Return a sum that rounds after every number, as the compiled one does; `sum` has not since Python 3.12."""
+    return functools.reduce(operator.add, values, 0.0)
 
 
 def evaluated(optimizer: Optimizer) -> list[NDArray[Any]]:
