@@ -875,7 +875,7 @@ def test_steps_beyond_any_small_integer(variant: Variant, power: int, rng: np.ra
     twin = Reference(optimizer)
     for _ in range(3):
         grads = numbers(rng, [50, 50, 50])
-        further = inputs_for(optimizer, grads, rng)
+        further = inputs_for(optimizer, grads, rng) | dict.fromkeys(optimizer.given, 100.0)
         optimizer.step(grads, **further)
         twin.step(grads, **further)
     assert compare(optimizer, twin), str(compare(optimizer, twin))

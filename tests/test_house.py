@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from support import CLASSES, VARIANTS, Variant, everything, inputs_for
 
 import schuss
-from schuss.math import one_minus_power
+from schuss.math import one_minus_power, power
 from schuss.optimizer import Optimizer
 from schuss.reference import Reference, compare
 
@@ -448,7 +448,7 @@ def digest(variant: Variant, storage: str) -> str:
     names = opt._kernel()["inputs"]
     for step in range(GOLDEN_STEPS):
         grads, others = pseudo_random_tree(2 * step + 1, dtype), pseudo_random_tree(2 * step + 2, dtype)
-        opt.step(grads, **dict.fromkeys(names, others))
+        opt.step(grads, **dict.fromkeys(names, others), **dict.fromkeys(opt.given, 2.5))
     total = hashlib.sha256()
     for array in everything(opt):
         total.update(np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
@@ -456,13 +456,16 @@ def digest(variant: Variant, storage: str) -> str:
 
 
 def c_library() -> dict[str, str]:
-    """Return the only numbers in these steps that come from a C library: its expm1 and log decide their last bit."""
+    """Return numbers like those in these steps that come from a C library: its expm1, log and pow decide their last bit."""
     betas = sorted({float(cls.hyperparameters[n].default) for cls in CLASSES for n in own(cls) if n.startswith("beta")})
-    return {f"{beta}": " ".join(one_minus_power(beta, t).hex() for t in range(1, GOLDEN_STEPS + 1)) for beta in betas}
+    steps = range(1, GOLDEN_STEPS + 1)
+    found = {f"{beta}": [one_minus_power(beta, t) for t in steps] for beta in betas}
+    found |= {f"power {y}": [power(t / 7, y) for t in steps] for y in (0.55, 0.75, 2.0, -0.25)}
+    return {name: " ".join(value.hex() for value in values) for name, values in found.items()}
 
 
 def golden() -> Any:
-    return json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {"one_minus_power": {}, "steps": {}}
+    return json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {"c_library": {}, "steps": {}}
 
 
 @pytest.mark.parametrize("isa", schuss.instruction_sets())
@@ -471,8 +474,8 @@ def test_golden_bits(variant: Variant, isa: str) -> None:
     """The bits that were committed, on every architecture and in every build."""
     expected = golden()
     ours = c_library()
-    if any(ours.get(beta) != values for beta, values in expected["one_minus_power"].items()):
-        pytest.skip("this C library rounds expm1 or log in another way than that of golden.json")
+    if any(ours.get(beta) != values for beta, values in expected["c_library"].items()):
+        pytest.skip("this C library rounds expm1, log or pow in another way than that of golden.json")
     if str(variant) not in expected["steps"]:
         pytest.skip("not in golden.json yet: python tests/test_house.py --golden")
     schuss.use_isa(isa)
@@ -488,5 +491,5 @@ if __name__ == "__main__":
     if sys.argv[1:] != ["--golden"]:
         sys.exit(__doc__)
     steps = {str(variant): {storage: digest(variant, storage) for storage in STORAGE} for variant in VARIANTS}
-    GOLDEN.write_text(json.dumps({"one_minus_power": c_library(), "steps": steps}, indent=1) + "\n")
+    GOLDEN.write_text(json.dumps({"c_library": c_library(), "steps": steps}, indent=1) + "\n")
     print(f"{GOLDEN}: {len(steps)} variants")

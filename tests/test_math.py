@@ -14,6 +14,7 @@ from support import CLASSES, bits, inputs_for
 
 import schuss
 from schuss.math import cbrt, dot, log, one_minus_power, power, row_dot, row_total, total
+from schuss.reference import _added
 
 Array = NDArray[Any]
 
@@ -249,7 +250,7 @@ class TestCompiledSums:
         """The norm of a clip, and Prodigy's sums, add those of the tensors in the caller's order."""
         schuss.use_isa(isa)
         grads = [wild(rng, size, dtype) for size in SIZES]
-        squares = sum((dot(grad, grad) for grad in grads), 0.0)
+        squares = _added(dot(grad, grad) for grad in grads)
         for threads in (1, 2, 3):
             opt = schuss.SGD([np.zeros(size, dtype) for size in SIZES], clip=schuss.ClipNorm(1.0), threads=threads)
             opt.step(grads)
@@ -264,7 +265,7 @@ class TestCompiledSums:
         opt = schuss.SGD([np.zeros(20000, each) for each in mixed], clip=schuss.ClipNorm(1.0))
         opt.step(grads)
         assert opt.last is not None
-        squares = sum((contract((grad.astype(np.float64) ** 2).tolist()) for grad in grads), 0.0)
+        squares = _added(contract((grad.astype(np.float64) ** 2).tolist()) for grad in grads)
         assert opt.last.norm == math.sqrt(squares)
 
 

@@ -81,7 +81,7 @@ def test_views_before_the_first_step(cls: type[Optimizer], rng: np.random.Genera
 @averaging
 def test_eval_gives_other_weights(cls: type[Optimizer], rng: np.random.Generator) -> None:
     early = {"t0": 0.0} if "t0" in cls.hyperparameters else {}  # by default averaging begins late
-    opt = stepped(cls, rng, **early)
+    opt = stepped(cls, rng, steps=8, **early)  # of which one rule does not move in the first four
     training = [leaf.copy() for leaf in opt._leaves]
     addresses = [leaf.__array_interface__["data"][0] for leaf in opt._leaves]
     opt.eval()

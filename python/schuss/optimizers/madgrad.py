@@ -69,14 +69,11 @@ class MADGRAD(Optimizer, rule="madgrad"):
     @staticmethod
     def reference(p, g, n, s, p0, *, t, lr, momentum, eps):
         """Step one tensor in NumPy."""
-
-        def displacement():
-            root = cbrt(n) + eps
-            return np.where(root == 0, 0.0, s / root)
-
         weight = (lr + eps) * math.sqrt(t) if lr > 0 else 0.0
-        before = displacement()
+        root = cbrt(n) + eps
+        before = np.where(root == 0, 0.0, s / root)
         n[...] = n + weight * (g * g)
         s[...] = s + weight * g
-        after = displacement()
+        root = cbrt(n) + eps
+        after = np.where(root == 0, 0.0, s / root)
         p[...] = p - (after - before) if p0 is None else p + (1 - momentum) * (p0 - after - p)

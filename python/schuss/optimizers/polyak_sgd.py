@@ -40,8 +40,9 @@ class PolyakSGD(Optimizer, rule="polyak_sgd"):
     For models that can fit every batch (loss near `f_min`), where it needs no step size; with noise that cannot be fitted
     `lr` has to bound it. With ``maximize=True`` pass minus the objective as loss.
 
-    Optax's ``polyak_sgd`` in its variant "sps+"; its default "sps" ascends where the loss is below `f_min`, and it makes no
-    step where the squared norm is below 2.2e-16.
+    Optax's ``polyak_sgd`` in its variant "sps+"; its default "sps" ascends where the loss is below `f_min`. It makes no step
+    where the squared norm is below 2.2e-16, and its ``scaling`` multiplies the gradient before the norm is taken, so that a
+    larger one shortens the steps that `lr` does not bound.
 
     Examples
     --------
