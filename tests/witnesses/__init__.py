@@ -211,7 +211,8 @@ class _Keras:
     def params(self) -> Arrays:
         return [np.asarray(variable.value) for variable in self.variables]
 
-    def step(self, grads: Arrays) -> None:
+    def step(self, grads: Arrays, **inputs: Any) -> None:
+        assert not inputs, "an optimizer of keras takes gradients alone"
         state = self.optimizer.variables
         after = self.update([each.value for each in state], grads, [each.value for each in self.variables])
         for variable, value in zip([*self.variables, *state], itertools.chain(*after), strict=True):
