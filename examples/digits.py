@@ -199,7 +199,7 @@ def learning_rate(cls: type[schuss.Optimizer], digits: Digits, epochs: int, seed
     training, validation = digits.split(held_out=0.2)
     default = float(cls.hyperparameters["lr"].default)
     accuracies: dict[float, float] = {}
-    for factor in (1, 3, 0.3, 10, 0.1, 30, 0.03, 100, 0.01, 300, 0.003):
+    for factor in (1, 3, 0.3, 10, 0.1, 30, 0.03, 100, 0.01, 300, 1000):
         lr = default * factor
         with np.errstate(all="ignore"):  # a rate far too large may well diverge
             params, _ = train(cls, lr, training, epochs, seed)
@@ -326,7 +326,8 @@ def plot(results: list[Result], steps_per_epoch: int, output: Path) -> None:
         write(0, 5, f"lr {result.lr:g}", size=9, color=GREY)
         write(1, 5, f"{timing.compiled:.1f} µs compiled, {timing.reference:.0f} µs reference", size=9, color=GREY)
 
-    columns = min(len(ranked), min((4, 5, 3), key=lambda n: -len(ranked) % n))  # the fewest empty places
+    about = (4, 5, 3) if len(ranked) <= 20 else (7, 8, 6)
+    columns = min(len(ranked), min(about, key=lambda n: -len(ranked) % n))  # the fewest empty places
     rows = math.ceil(len(ranked) / columns)
     width = max(3.4 * columns, 11.0)
     height = rows * (0.3 * width / columns + 1.45) + 1.0
@@ -344,7 +345,7 @@ def plot(results: list[Result], steps_per_epoch: int, output: Path) -> None:
         for axis in axes.flat[len(ranked) - columns : len(ranked)]:  # the lowest of each column
             axis.set_xlabel("epoch")
             axis.tick_params(labelbottom=True)
-        lowest = min(np.nanquantile(r.losses, 0.02) for r in ranked)
+        lowest = max(1e-6, min(np.nanquantile(r.losses, 0.02) for r in ranked))
         axes[0, 0].set(xlim=(0, len(ranked[0].losses) / steps_per_epoch), ylim=(lowest, 4))
         axes[0, 0].xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], integer=True))
         axes[0, 0].yaxis.set_minor_locator(NullLocator())

@@ -111,9 +111,7 @@ def test_units_of_one_thread_and_of_all(cls: type[schuss.Optimizer], dtype: Any,
 def test_any_shape_layout_and_dtype(cls: type[schuss.Optimizer], data: st.DataObject) -> None:
     """Trees of random shapes, orders, dtypes, strides and missing gradients, with every option around the rule."""
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
-    dtypes = [np.float32, np.float64, np.float16, BF16]
-    if cls.kind == "elementwise":
-        dtypes += [np.complex64, np.complex128]
+    dtypes = [np.float32, np.float64, np.float16, BF16, np.complex64, np.complex128]
 
     def number(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         values = rng.standard_normal(shape)

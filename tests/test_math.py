@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from support import CLASSES, bits, inputs_for
 
 import schuss
-from schuss.math import cbrt, dot, log, one_minus_power, power, row_dot, row_total, total
+from schuss.math import cbrt, dot, log, newest_share, one_minus_power, power, radial_part, row_dot, row_total, total
 from schuss.reference import _added
 
 Array = NDArray[Any]
@@ -377,6 +377,35 @@ class TestCompiledWords:
         s = dtype(1.0) * g  # d / d0 * rate, all 1, on s = 0
         assert opt.state["d_numerator"] == numerator
         assert opt.state["d_max"] == max(1.0, numerator / total(np.abs(s)))
+
+
+# ---- words of several rules -----------------------------------------------------------------------------------------------
+
+
+def test_newest_share() -> None:
+    """Equal rates make a mean; a power of the step favours late iterates; no rate yet, no weight."""
+    largest, weights = np.zeros(()), np.zeros(())
+    assert newest_share(1, 0.0, 0.0, 2.0, largest, weights) == 0.0
+    assert [newest_share(t, 0.5, 0.0, 2.0, largest, weights) for t in (2, 3, 4)] == [1.0, 0.5, 1 / 3]
+    assert newest_share(5, 0.1, 0.0, 2.0, largest, weights) == 0.25, "the largest rate so far counts"
+    largest, weights = np.zeros(()), np.zeros(())
+    assert [newest_share(t, 2.0, 1.0, 0.0, largest, weights) for t in (1, 2, 3)] == [1.0, 2 / 3, 3 / 6]
+
+
+def test_radial_part() -> None:
+    """By rows where all of them are orthogonal to their gradients; else as a whole; else, and for vectors, not at all."""
+    p = np.array([[1.0, 0.0], [0.0, 2.0]])
+    u = np.array([[3.0, 1.0], [1.0, 6.0]])
+    part, projected = radial_part(p, np.array([[0.0, 1.0], [1.0, 0.0]]), u, 0.0, 0.1)
+    assert projected
+    assert np.array_equal(part, [[3.0], [3.0]])
+    assert np.array_equal((u - part * p).diagonal(), [0.0, 0.0])
+    part, projected = radial_part(p, np.array([[2.0, 0.0], [0.0, -1.0]]), u, 0.0, 0.1)
+    assert projected
+    assert part == pytest.approx(15 / 5, rel=1e-15)
+    assert radial_part(p, p, u, 0.0, 0.1) == (0.0, False)
+    assert radial_part(p[0], np.array([0.0, 1.0]), u[0], 0.0, 0.1) == (0.0, False)
+    assert radial_part(p[:0], p[:0], u[:0], 0.0, 0.1) == (0.0, False)
 
 
 # ---- random numbers -------------------------------------------------------------------------------------------------------

@@ -9,7 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["cbrt", "dot", "log", "normals", "one_minus_power", "power", "row_dot", "row_total", "total"]
+__all__ = [
+    "cbrt",
+    "dot",
+    "log",
+    "newest_share",
+    "normals",
+    "one_minus_power",
+    "power",
+    "radial_part",
+    "row_dot",
+    "row_total",
+    "total",
+]
 
 _CHUNK = 16384  # elements whose sum is kept by itself: chunk_size in core/kernel.hpp
 _LANES = 16  # partial sums side by side: lanes in core/kernel.hpp
@@ -245,6 +257,73 @@ def row_total(a: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float64]:
     """
     rows = math.prod(shape)
     return _sums(np.asarray(a, np.float64).reshape(rows, a.size // max(rows, 1))).reshape(shape)
+
+
+def radial_part(
+    p: NDArray[Any], g: NDArray[Any], u: NDArray[Any], eps: float, delta: float
+) -> tuple[NDArray[Any] | float, bool]:
+    """Return how many times the weights a direction holds, where they are nearly orthogonal to their gradient.
+
+    Parameters
+    ----------
+    p, g, u : array
+        Weights, gradient and direction, of one shape.
+    eps : float
+        The least length, added to those that are divided by.
+    delta : float
+        The weights are nearly orthogonal where ``abs(cos(p, g)) < delta / sqrt(size)``: if every row is, for each row; else
+        if the whole is, for the whole.
+
+    Returns
+    -------
+    part : array or float
+        ``<p, u> / |p|**2``, one number per row or for all; 0 where nothing is to be projected.
+    projected : bool
+        Whether anything is. Never for vectors and numbers.
+
+    Examples
+    --------
+    >>> p, g = np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])
+    >>> radial_part(p, g, np.array([[3.0, 4.0]]), 0.0, 0.1)
+    (array([[3.]]), True)
+    """
+    if p.ndim > 1 and p.size > 0:
+        rows = [row_dot(a, b, p.shape[:1]) for a, b in ((p, p), (g, g), (p, g), (p, u))]
+        for pp, gg, pg, pu in (rows, [row_total(each, ()) for each in rows]):
+            lengths = np.maximum(np.sqrt(pp), eps) * np.maximum(np.sqrt(gg), eps)
+            if (np.abs(pg) / lengths < delta / math.sqrt(p.size // pp.size)).all():
+                length = np.sqrt(pp) + eps
+                part = (pu / length / length).astype(p.dtype)
+                return part.reshape(pp.shape + (1,) * (p.ndim - pp.ndim)), True
+    return 0.0, False
+
+
+def newest_share(
+    t: int, rate: float, r: float, exponent: float, rate_max: NDArray[np.float64], weight_sum: NDArray[np.float64]
+) -> float:
+    """Return the share that the newest iterate has in a schedule-free average.
+
+    Parameters
+    ----------
+    t : int
+        The step.
+    rate : float
+        Its step size.
+    r, exponent : float
+        An iterate weighs ``t**r * rate_max**exponent``.
+    rate_max, weight_sum : array of no dimensions
+        The largest rate and the sum of the weights so far; brought up to date.
+
+    Examples
+    --------
+    >>> rate_max, weight_sum = np.zeros(()), np.zeros(())
+    >>> [newest_share(t, 0.5, 0.0, 2.0, rate_max, weight_sum) for t in (1, 2)]
+    [1.0, 0.5]
+    """
+    rate_max[...] = rate if rate > rate_max else rate_max
+    weight = power(t, r) * power(float(rate_max), exponent)
+    weight_sum[...] = total_weight = float(weight_sum) + weight
+    return weight / total_weight if total_weight > 0 else 0.0
 
 
 def row_dot(a: NDArray[Any], b: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float64]:

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "rules/averages.hpp"
 #include "rules/math.hpp"
 #include "rules/names.hpp"
 
@@ -24,10 +25,7 @@ struct schedule_free_radam {
         if (rectified)
             rect = std::sqrt((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length));
         const double rate = lr * rect;
-        if (rate > lr_max) lr_max = rate;
-        const double weight = power(t, r) * power(lr_max, weight_lr_power);
-        weight_sum += weight;
-        const double c = weight_sum > 0 ? weight / weight_sum : 0;
+        const double c = newest_share(t, rate, r, weight_lr_power, lr_max, weight_sum);
         return [c = T(c), rate = T(rate), pull = T(rate * (1 - beta1 * (1 - c))), rectified, b2 = T(beta2),
                 c2 = T(1 - beta2), root = T(1 / std::sqrt(bias2)), eps = T(eps),
                 decay = T(weight_decay)](T& p, T g, T& z, T& v) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "rules/averages.hpp"
 #include "rules/math.hpp"
 #include "rules/names.hpp"
 
@@ -17,10 +18,7 @@ struct schedule_free_sgd {
     static auto at(double t, double lr, double momentum, double warmup_steps, double r, double weight_lr_power,
                    double& lr_max, double& weight_sum) {
         const double rate = t < warmup_steps ? lr * (t / warmup_steps) : lr;
-        if (rate > lr_max) lr_max = rate;
-        const double weight = power(t, r) * power(lr_max, weight_lr_power);
-        weight_sum += weight;
-        const double c = weight_sum > 0 ? weight / weight_sum : 0;
+        const double c = newest_share(t, rate, r, weight_lr_power, lr_max, weight_sum);
         return [c = T(c), rate = T(rate), pull = T(rate * (1 - momentum * (1 - c)))](T& p, T g, T& z) {
             p = p + c * (z - p) - pull * g;
             z = z - rate * g;

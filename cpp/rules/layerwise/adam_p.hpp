@@ -2,7 +2,7 @@
 
 #include "rules/math.hpp"
 #include "rules/names.hpp"
-#include "rules/sweeps.hpp"
+#include "rules/projection.hpp"
 
 namespace schuss {
 namespace {
@@ -25,34 +25,11 @@ struct adam_p {
             const T mean = along * m + ahead * g;
             return mean / (root * sqrt(v) + eps);
         };
-        const auto orthogonal = [=](double pp, double gg, double pg, double size) {
-            const double lengths = maximum(std::sqrt(pp), eps) * maximum(std::sqrt(gg), eps);
-            return abs(pg) / lengths < delta / std::sqrt(size);
-        };
-        const auto radial = [=](double pp, double pu) {
-            const double length = std::sqrt(pp) + eps;
-            return pu / length / length;
-        };
         const auto moved = [=](bool projected, double part) {
             return [=, keep = T(1 - lr * weight_decay * (projected ? wd_ratio : 1)), step = T(lr / bias1),
                     part = T(part)](T& p, T g, T& m, T& v) { p = keep * p - step * (direction(g, m, v) - part * p); };
         };
-        return sum(
-            [=](T p, T g, T m, T v) {
-                const T u = direction(g, m, v);
-                return Terms{dot(p, p), dot(g, g), dot(p, g), dot(p, u)};
-            },
-            [=](double pp, double gg, double pg, double pu, double size) {
-                return across(Terms{pp, gg, pg, pu, orthogonal(pp, gg, pg, size) ? 1.0 : 0.0},
-                              [=](double pp_all, double gg_all, double pg_all, double pu_all, double rows_orthogonal,
-                                  double rows) {
-                                  if (rows == 0) return moved(false, 0);
-                                  if (rows_orthogonal == rows) return moved(true, radial(pp, pu));
-                                  if (orthogonal(pp_all, gg_all, pg_all, size * rows))
-                                      return moved(true, radial(pp_all, pu_all));
-                                  return moved(false, 0);
-                              });
-            });
+        return without_radial_part<T>(eps, delta, direction, moved);
     }
 };
 

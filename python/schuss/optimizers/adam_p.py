@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from schuss.hyperparameters import Fraction, NonNegative, Switch, UnitInterval
-from schuss.math import one_minus_power, row_dot, row_total
+from schuss.math import one_minus_power, radial_part
 from schuss.optimizer import Optimizer
 
 
@@ -86,14 +86,6 @@ class AdamP(Optimizer, rule="adam_p"):
         v[...] = beta2 * v + (1 - beta2) * (g * g)
         ahead = (beta1, 1 - beta1) if nesterov else (1.0, 0.0)
         u = (ahead[0] * m + ahead[1] * g) / ((1 / math.sqrt(bias2)) * np.sqrt(v) + eps)
-        ratio, part = 1.0, 0.0
-        if p.ndim > 1 and p.size > 0:
-            rows = [row_dot(a, b, p.shape[:1]) for a, b in ((p, p), (g, g), (p, g), (p, u))]
-            for pp, gg, pg, pu in (rows, [row_total(each, ()) for each in rows]):
-                lengths = np.maximum(np.sqrt(pp), eps) * np.maximum(np.sqrt(gg), eps)
-                if (np.abs(pg) / lengths < delta / math.sqrt(p.size // pp.size)).all():
-                    length = np.sqrt(pp) + eps
-                    ratio, part = wd_ratio, (pu / length / length).astype(p.dtype)
-                    part = part.reshape(pp.shape + (1,) * (p.ndim - pp.ndim))
-                    break
+        part, projected = radial_part(p, g, u, eps, delta)
+        ratio = wd_ratio if projected else 1.0
         p[...] = (1 - lr * weight_decay * ratio) * p - (lr / bias1) * (u - part * p)

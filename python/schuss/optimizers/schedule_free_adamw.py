@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from schuss.hyperparameters import Fraction, NonNegative, OpenFraction
-from schuss.math import one_minus_power, power
+from schuss.math import newest_share, one_minus_power
 from schuss.optimizer import Optimizer
 
 
@@ -95,10 +95,7 @@ class ScheduleFreeAdamW(Optimizer, rule="schedule_free_adamw"):
     ):  # fmt: skip
         """Step one tensor in NumPy."""
         rate = lr * (t / warmup_steps) if t < warmup_steps else lr
-        lr_max[...] = rate if rate > lr_max else lr_max
-        weight = power(t, r) * power(float(lr_max), weight_lr_power)
-        weight_sum[...] = total = float(weight_sum) + weight
-        c = weight / total if total > 0 else 0.0
+        c = newest_share(t, rate, r, weight_lr_power, lr_max, weight_sum)
         v[...] = beta2 * v + (1 - beta2) * (g * g)
         u = g / ((1 / math.sqrt(one_minus_power(beta2, t))) * np.sqrt(v) + eps) + weight_decay * p
         p[...] = p + c * (z - p) - rate * (1 - beta1 * (1 - c)) * u

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from schuss.hyperparameters import Fraction, NonNegative, OpenFraction, Switch
-from schuss.math import one_minus_power, power
+from schuss.math import newest_share, one_minus_power
 from schuss.optimizer import Optimizer
 
 
@@ -104,10 +104,7 @@ class ScheduleFreeRAdam(Optimizer, rule="schedule_free_radam"):
         if length > 4:
             rect = math.sqrt((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length))
         rate = lr * rect
-        lr_max[...] = rate if rate > lr_max else lr_max
-        weight = power(t, r) * power(float(lr_max), weight_lr_power)
-        weight_sum[...] = total = float(weight_sum) + weight
-        c = weight / total if total > 0 else 0.0
+        c = newest_share(t, rate, r, weight_lr_power, lr_max, weight_sum)
         v[...] = beta2 * v + (1 - beta2) * (g * g)
         u = (g / ((1 / math.sqrt(bias2)) * np.sqrt(v) + eps) if length > 4 else g) + weight_decay * p
         p[...] = p + c * (z - p) - rate * (1 - beta1 * (1 - c)) * u

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from schuss.hyperparameters import NonNegative, OpenFraction
-from schuss.math import power
+from schuss.math import newest_share
 from schuss.optimizer import Optimizer
 
 
@@ -77,9 +77,6 @@ class ScheduleFreeSGD(Optimizer, rule="schedule_free_sgd"):
     def reference(p, g, z, lr_max, weight_sum, *, t, lr, momentum, warmup_steps, r, weight_lr_power):
         """Step one tensor in NumPy."""
         rate = lr * (t / warmup_steps) if t < warmup_steps else lr
-        lr_max[...] = rate if rate > lr_max else lr_max
-        weight = power(t, r) * power(float(lr_max), weight_lr_power)
-        weight_sum[...] = total = float(weight_sum) + weight
-        c = weight / total if total > 0 else 0.0
+        c = newest_share(t, rate, r, weight_lr_power, lr_max, weight_sum)
         p[...] = p + c * (z - p) - rate * (1 - momentum * (1 - c)) * g
         z[...] = z - rate * g

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
-
 from schuss.hyperparameters import Fraction, NonNegative, Switch, UnitInterval
-from schuss.math import row_dot, row_total
+from schuss.math import radial_part
 from schuss.optimizer import Optimizer
 
 
@@ -95,14 +91,6 @@ class SGDP(Optimizer, rule="sgdp"):
         else:
             buffer[...] = momentum * buffer + (1 - dampening) * g
             u = g + momentum * buffer if nesterov else buffer
-        ratio, part = 1.0, 0.0
-        if p.ndim > 1 and p.size > 0:
-            rows = [row_dot(a, b, p.shape[:1]) for a, b in ((p, p), (g, g), (p, g), (p, u))]
-            for pp, gg, pg, pu in (rows, [row_total(each, ()) for each in rows]):
-                lengths = np.maximum(np.sqrt(pp), eps) * np.maximum(np.sqrt(gg), eps)
-                if (np.abs(pg) / lengths < delta / math.sqrt(p.size // pp.size)).all():
-                    length = np.sqrt(pp) + eps
-                    ratio, part = wd_ratio, (pu / length / length).astype(p.dtype)
-                    part = part.reshape(pp.shape + (1,) * (p.ndim - pp.ndim))
-                    break
+        part, projected = radial_part(p, g, u, eps, delta)
+        ratio = wd_ratio if projected else 1.0
         p[...] = (1 - lr * weight_decay * ratio / (1 - momentum)) * p - lr * (u - part * p)
