@@ -1,6 +1,6 @@
 """How fast a step is: every optimizer of schuss against its peers and against the limits of the machine.
 
-Usage: python bench/step.py [--workloads NAME ...] [--optimizers NAME ...] [--threads N ...] [--pairs N] [--quick]
+Usage: python bench/step.py [--workloads NAME ...] [--optimizers NAME ...] [--threads N ...] [--pairs N] [--compiled] [--quick]
                             [--output FILE.json]
 
 Every registered optimizer, as it comes and with each option that changes its state, steps arrays of several sizes and
@@ -233,7 +233,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     jobs = list(itertools.product(options.workloads, options.variants, options.threads))
     for workload, variant, threads in (progress := tqdm(jobs, unit="row", disable=None)):
         progress.set_description(f"{workload.name} {variant} {allowed(threads)}")
-        rows.append(measured(variant, Setting(workload, threads, options.pairs), mover, formulas=threads == most))
+        rows.append(
+            measured(
+                variant,
+                Setting(workload, threads, options.pairs),
+                mover,
+                formulas=threads == most and not options.compiled,
+            )
+        )
     raise_rooflines(rows)
     result = {
         **described,
@@ -378,6 +385,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--optimizers", nargs="+", metavar="NAME", help="classes, with all their variants")
     parser.add_argument("--threads", nargs="+", type=int, metavar="N", help="threads allowed (1 and the cores)")
     parser.add_argument("--pairs", type=int, help="pairs of blocks per comparison (31)")
+    parser.add_argument(
+        "--compiled", action="store_true", help="without NumPy and pure Python, which take most of the time"
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes, few pairs: only shows that it works")
     parser.add_argument("--output", type=Path, help="JSON file (bench/results/step.json; none with --quick)")
     options = parser.parse_args(arguments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import mpmath  # type: ignore[import-untyped]
@@ -384,12 +385,17 @@ class TestCompiledWords:
 
 def test_newest_share() -> None:
     """Equal rates make a mean; a power of the step favours late iterates; no rate yet, no weight."""
-    largest, weights = np.zeros(()), np.zeros(())
-    assert newest_share(1, 0.0, 0.0, 2.0, largest, weights) == 0.0
-    assert [newest_share(t, 0.5, 0.0, 2.0, largest, weights) for t in (2, 3, 4)] == [1.0, 0.5, 1 / 3]
-    assert newest_share(5, 0.1, 0.0, 2.0, largest, weights) == 0.25, "the largest rate so far counts"
-    largest, weights = np.zeros(()), np.zeros(())
-    assert [newest_share(t, 2.0, 1.0, 0.0, largest, weights) for t in (1, 2, 3)] == [1.0, 2 / 3, 3 / 6]
+
+    def shares(steps: Iterable[int], rates: Iterable[float], r: float, exponent: float) -> list[float]:
+        found, largest, weights = [], 0.0, 0.0
+        for t, rate in zip(steps, rates, strict=True):
+            share, largest, weights = newest_share(t, rate, r, exponent, largest, weights)
+            found.append(share)
+        return found
+
+    assert shares((1, 2, 3, 4), (0.0, 0.5, 0.5, 0.5), 0.0, 2.0) == [0.0, 1.0, 0.5, 1 / 3]
+    assert shares((1, 2), (0.5, 0.1), 0.0, 2.0) == [1.0, 0.5], "the largest rate so far counts"
+    assert shares((1, 2, 3), (2.0, 2.0, 2.0), 1.0, 0.0) == [1.0, 2 / 3, 3 / 6]
 
 
 def test_radial_part() -> None:

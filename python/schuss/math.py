@@ -299,8 +299,8 @@ def radial_part(
 
 
 def newest_share(
-    t: int, rate: float, r: float, exponent: float, rate_max: NDArray[np.float64], weight_sum: NDArray[np.float64]
-) -> float:
+    t: int, rate: float, r: float, exponent: float, rate_max: float, weight_sum: float
+) -> tuple[float, float, float]:
     """Return the share that the newest iterate has in a schedule-free average.
 
     Parameters
@@ -311,19 +311,23 @@ def newest_share(
         Its step size.
     r, exponent : float
         An iterate weighs ``t**r * rate_max**exponent``.
-    rate_max, weight_sum : array of no dimensions
-        The largest rate and the sum of the weights so far; brought up to date.
+    rate_max, weight_sum : float
+        The largest rate and the sum of the weights so far.
+
+    Returns
+    -------
+    share, rate_max, weight_sum : float
+        The share, and the other two with this step.
 
     Examples
     --------
-    >>> rate_max, weight_sum = np.zeros(()), np.zeros(())
-    >>> [newest_share(t, 0.5, 0.0, 2.0, rate_max, weight_sum) for t in (1, 2)]
-    [1.0, 0.5]
+    >>> newest_share(2, 0.5, 0.0, 2.0, 0.5, 0.25)
+    (0.5, 0.5, 0.5)
     """
-    rate_max[...] = rate if rate > rate_max else rate_max
-    weight = power(t, r) * power(float(rate_max), exponent)
-    weight_sum[...] = total_weight = float(weight_sum) + weight
-    return weight / total_weight if total_weight > 0 else 0.0
+    rate_max = rate if rate > rate_max else rate_max
+    weight = power(t, r) * power(rate_max, exponent)
+    weight_sum = weight_sum + weight
+    return (weight / weight_sum if weight_sum > 0 else 0.0), rate_max, weight_sum
 
 
 def row_dot(a: NDArray[Any], b: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float64]:

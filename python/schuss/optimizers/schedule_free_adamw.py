@@ -95,7 +95,9 @@ class ScheduleFreeAdamW(Optimizer, rule="schedule_free_adamw"):
     ):  # fmt: skip
         """Step one tensor in NumPy."""
         rate = lr * (t / warmup_steps) if t < warmup_steps else lr
-        c = newest_share(t, rate, r, weight_lr_power, lr_max, weight_sum)
+        c, largest, weights = newest_share(t, rate, r, weight_lr_power, float(lr_max), float(weight_sum))
+        lr_max[...] = largest
+        weight_sum[...] = weights
         v[...] = beta2 * v + (1 - beta2) * (g * g)
         u = g / ((1 / math.sqrt(one_minus_power(beta2, t))) * np.sqrt(v) + eps) + weight_decay * p
         p[...] = p + c * (z - p) - rate * (1 - beta1 * (1 - c)) * u

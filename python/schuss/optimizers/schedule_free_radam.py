@@ -104,7 +104,9 @@ class ScheduleFreeRAdam(Optimizer, rule="schedule_free_radam"):
         if length > 4:
             rect = math.sqrt((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length))
         rate = lr * rect
-        c = newest_share(t, rate, r, weight_lr_power, lr_max, weight_sum)
+        c, largest, weights = newest_share(t, rate, r, weight_lr_power, float(lr_max), float(weight_sum))
+        lr_max[...] = largest
+        weight_sum[...] = weights
         v[...] = beta2 * v + (1 - beta2) * (g * g)
         u = (g / ((1 / math.sqrt(bias2)) * np.sqrt(v) + eps) if length > 4 else g) + weight_decay * p
         p[...] = p + c * (z - p) - rate * (1 - beta1 * (1 - c)) * u

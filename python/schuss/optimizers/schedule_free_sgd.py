@@ -77,6 +77,8 @@ class ScheduleFreeSGD(Optimizer, rule="schedule_free_sgd"):
     def reference(p, g, z, lr_max, weight_sum, *, t, lr, momentum, warmup_steps, r, weight_lr_power):
         """Step one tensor in NumPy."""
         rate = lr * (t / warmup_steps) if t < warmup_steps else lr
-        c = newest_share(t, rate, r, weight_lr_power, lr_max, weight_sum)
+        c, largest, weights = newest_share(t, rate, r, weight_lr_power, float(lr_max), float(weight_sum))
+        lr_max[...] = largest
+        weight_sum[...] = weights
         p[...] = p + c * (z - p) - rate * (1 - momentum * (1 - c)) * g
         z[...] = z - rate * g
