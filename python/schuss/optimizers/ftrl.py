@@ -44,8 +44,9 @@ class FTRL(Optimizer, rule="ftrl"):
     State: `z` and `n`, one value each per element (8 bytes per float32 parameter).
 
     For linear models of sparse features, learned example by example, that must be small when served. The weights follow from
-    `z`, which starts at 0: start from zero weights, since others are drawn to 0 by the first steps. Unlike `l1` and `l2`, which
-    act at every step, the penalties here stand once beside the sum of all losses.
+    `z`, which starts at 0: start from zero weights, since others are drawn to 0 by the first steps. They follow from the
+    present rate as well: keep `lr` constant, since a schedule that falls to 0 takes the weights along. Unlike `l1` and `l2`,
+    which act at every step, the penalties here stand once beside the sum of all losses.
 
     The paper's form, as in pytorch_optimizer, which has ``beta=0``. Keras has ``beta=0, initial_accumulator=0.1``, counts its
     ``l2_regularization_strength`` twice (pass half of `lambda2`), and has two parameters more: a power other than 1/2, and
