@@ -12,6 +12,7 @@ that holds one or more of
 
 from __future__ import annotations
 
+import functools
 import importlib
 import itertools
 import os
@@ -192,6 +193,22 @@ def from_torch(
     steps it.
     """
     return lambda start, **arguments: _TorchLike(package, build, start, arguments, call)
+
+
+def with_plain_eps(optimizer: Any, lr: Any, eps: float) -> Any:
+    """Prepare an optimizer of pytorch_optimizer for `step_with_plain_eps`: without the 1e-15 that it adds to v."""
+    optimizer.param_groups[0] |= {"wanted_lr": lr, "wanted_eps": eps}
+    optimizer.apply_ams_bound = functools.partial(optimizer.apply_ams_bound, exp_avg_sq_eps=0.0)
+    return optimizer
+
+
+def step_with_plain_eps(optimizer: Any) -> None:
+    """Step at the wanted rate, and with an eps that the package's division of the whole root makes the wanted one."""
+    (group,) = optimizer.param_groups
+    step, lr = group.get("step", 0), group["wanted_lr"]
+    group["lr"] = lr(step) if callable(lr) else lr
+    group["eps"] = group["wanted_eps"] * np.sqrt(1 - group["betas"][1] ** (step + 1))
+    optimizer.step()
 
 
 # ---- keras ----------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """AdamC."""
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from witnesses import Witness, from_script, from_torch
+from witnesses import Witness, from_script, from_torch, step_with_plain_eps, with_plain_eps
 
 
 @dataclass(frozen=True)
@@ -26,21 +25,10 @@ def _build(
     po: Any, params: Any, *, lr: float | Callable[[int], float], beta1: float, beta2: float, eps: float, weight_decay: float,
     max_lr: float, correction: float,
 ) -> Any:  # fmt: skip
-    group = {"params": params, "normalized": correction == 1.0, "wanted_lr": lr, "wanted_eps": eps}
+    group = {"params": params, "normalized": correction == 1.0}
     optimizer = po.AdamC([group], betas=(beta1, beta2), weight_decay=weight_decay, foreach=False)
     optimizer.max_lr = max_lr
-    # It adds 1e-15 to v besides.
-    optimizer.apply_ams_bound = functools.partial(optimizer.apply_ams_bound, exp_avg_sq_eps=0.0)
-    return optimizer
-
-
-def _step(optimizer: Any) -> None:
-    """Step with the wanted rate, and with an eps that pytorch_optimizer's division of the whole root makes Adam's."""
-    (group,) = optimizer.param_groups
-    step, lr = group.get("step", 0), group["wanted_lr"]
-    group["lr"] = lr(step) if callable(lr) else lr
-    group["eps"] = group["wanted_eps"] * np.sqrt(1 - group["betas"][1] ** (step + 1))
-    optimizer.step()
+    return with_plain_eps(optimizer, lr, eps)
 
 
 def _paper(
@@ -63,7 +51,7 @@ OTHER = {"beta1": 0.5, "beta2": 0.9, "eps": 1e-3, "weight_decay": 0.5}
 WITNESSES = [
     Witness(
         "pytorch_optimizer.AdamC",
-        from_torch("pytorch_optimizer", _build, _step),
+        from_torch("pytorch_optimizer", _build, step_with_plain_eps),
         [
             DEFAULT | {"lr": 0.05, "max_lr": 0.05, "correction": 1.0},
             OTHER | {"lr": 0.05, "max_lr": 0.2, "correction": 1.0},

@@ -1,6 +1,5 @@
 """LaProp: the authors' file does not run on today's torch; pytorch_optimizer's is made from it."""
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from witnesses import Witness, from_script, from_torch
+from witnesses import Witness, from_script, from_torch, step_with_plain_eps, with_plain_eps
 
 
 @dataclass(frozen=True)
@@ -36,19 +35,7 @@ def _build(
     optimizer = po.LaProp(
         params, betas=(beta1, beta2), weight_decay=weight_decay, foreach=False
     )  # float32 with foreach
-    optimizer.param_groups[0] |= {"wanted_lr": lr, "wanted_eps": eps}
-    # It adds 1e-15 to v besides.
-    optimizer.apply_ams_bound = functools.partial(optimizer.apply_ams_bound, exp_avg_sq_eps=0.0)
-    return optimizer
-
-
-def _step(optimizer: Any) -> None:
-    """Step with the wanted rate, and with an eps that pytorch_optimizer's division of the whole root makes the paper's."""
-    (group,) = optimizer.param_groups
-    step, lr = group.get("step", 0), group["wanted_lr"]
-    group["lr"] = lr(step) if callable(lr) else lr
-    group["eps"] = group["wanted_eps"] * np.sqrt(1 - group["betas"][1] ** (step + 1))
-    optimizer.step()
+    return with_plain_eps(optimizer, lr, eps)
 
 
 def _paper(
@@ -84,7 +71,7 @@ OTHER = {"lr": 0.05, "beta1": 0.5, "beta2": 0.9, "eps": 1e-3, "weight_decay": 0.
 WITNESSES = [
     Witness(
         "pytorch_optimizer.LaProp",
-        from_torch("pytorch_optimizer", _build, _step),
+        from_torch("pytorch_optimizer", _build, step_with_plain_eps),
         [DEFAULT, OTHER, OTHER | {"lr": Wave(0.1)}],
         {"m": "exp_avg", "v": "exp_avg_sq"},
     ),
