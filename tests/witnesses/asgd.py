@@ -2,24 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from witnesses import COMMON, TorchOptim, Witness, from_torch, in_pairs
 
-
-def in_double(optimizer: Any) -> None:
-    """Step with rate and weight in float64: torch makes them in the default dtype."""
-    import torch
-
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        optimizer.step()
-    finally:
-        torch.set_default_dtype(before)
-
-
-#: To be compared with float64 as torch's default dtype: `eta` and `mu` have that dtype.
+#: `installed` makes float64 torch's default dtype: `eta` and `mu` have that dtype.
 TORCH = TorchOptim(
     "ASGD",
     in_pairs(lambd=0.1, alpha=0.5, t0=5.0, **COMMON),
@@ -36,7 +21,7 @@ TORCH = TorchOptim(
 WITNESSES = [
     Witness(
         "torch.optim.ASGD",
-        from_torch("torch", lambda torch, tensors, **arguments: torch.optim.ASGD(tensors, **arguments), in_double),
+        from_torch("torch", lambda torch, tensors, **arguments: torch.optim.ASGD(tensors, **arguments)),
         [
             {"lr": 0.01, "lambd": 1e-4, "alpha": 0.75, "t0": 1e6},
             {"lr": 0.05, "lambd": 0.1, "alpha": 0.5, "t0": 5.0},

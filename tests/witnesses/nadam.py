@@ -16,19 +16,7 @@ def torch_nadam(torch: Any, tensors: Any, *, beta1: float, beta2: float, **argum
     return torch.optim.NAdam(tensors, betas=(beta1, beta2), **arguments)
 
 
-def in_double(optimizer: Any) -> None:
-    """Step with the product of the momenta in float64: torch makes it in the default dtype."""
-    import torch
-
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        optimizer.step()
-    finally:
-        torch.set_default_dtype(before)
-
-
-#: To be compared with float64 as torch's default dtype: the product of the momenta has that dtype.
+#: `installed` makes float64 torch's default dtype: the product of the momenta has that dtype.
 TORCH = TorchOptim(
     "NAdam",
     in_pairs(eps=1e-3, momentum_decay=0.1, **BETAS, **COMMON),
@@ -45,7 +33,7 @@ TORCH = TorchOptim(
 WITNESSES = [
     Witness(
         "torch.optim.NAdam",
-        from_torch("torch", torch_nadam, in_double),
+        from_torch("torch", torch_nadam),
         [
             {"lr": 2e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "momentum_decay": 4e-3},
             {"lr": 0.05, "beta1": 0.6, "beta2": 0.9, "eps": 1e-2, "momentum_decay": 0.1},
