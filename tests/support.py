@@ -1,16 +1,33 @@
-"""What the tests derive from the registry: every optimizer, in every combination of its construction flags."""
+"""What the tests derive from the registry: every optimizer and pass, in every combination of its construction flags."""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 import schuss
+import schuss.passes
 from schuss import trees
 
+
+def passes() -> list[type[schuss.Optimizer]]:
+    """Return the classes of the compiled passes that are no optimizers."""
+    modules = [
+        importlib.import_module(f"schuss.passes.{module.name}") for module in pkgutil.iter_modules(schuss.passes.__path__)
+    ]
+    return [cls for module in modules for cls in vars(module).values() if is_own_class(cls, module.__name__)]
+
+
+def is_own_class(value: Any, module: str) -> bool:
+    return isinstance(value, type) and value.__module__ == module
+
+
 CLASSES = list(schuss.optimizers().values())
+PASSES = passes()
 
 
 @dataclass(frozen=True)
@@ -43,6 +60,7 @@ def variants_of(cls: type[schuss.Optimizer]) -> list[Variant]:
 
 
 VARIANTS = [variant for cls in CLASSES for variant in variants_of(cls)]
+PASS_VARIANTS = [variant for cls in PASSES for variant in variants_of(cls)]
 
 
 def by_rows(cls: type[schuss.Optimizer]) -> bool:

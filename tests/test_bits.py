@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import CLASSES, VARIANTS, Variant, by_rows, inputs_for
+from support import CLASSES, PASS_VARIANTS, PASSES, VARIANTS, Variant, by_rows, inputs_for
 
 import schuss
 from schuss.reference import Reference, compare
@@ -65,7 +65,7 @@ def families(variant: Variant) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("storage", STORAGE)
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("variant", [*VARIANTS, *PASS_VARIANTS], ids=str)
 def test_kernel_equals_reference(variant: Variant, storage: str, rng: np.random.Generator) -> None:
     s_dtype = STORAGE[storage][2]
     for kinds in families(variant):
@@ -85,7 +85,9 @@ def test_kernel_equals_reference(variant: Variant, storage: str, rng: np.random.
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("cls", [cls for cls in CLASSES if cls.kind != "elementwise"], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize(
+    "cls", [cls for cls in [*CLASSES, *PASSES] if cls.kind != "elementwise"], ids=lambda cls: cls.__name__
+)
 def test_units_of_one_thread_and_of_all(cls: type[schuss.Optimizer], dtype: Any, rng: np.random.Generator) -> None:
     """Units that one thread steps at once, and large ones that threads share sweep by sweep, with and without a norm."""
     shapes = [(7,), (50_000,), (3, 40_000), (5, 20_000), (900, 37), (0,), (2, 3), (40_000, 1), (32_769,)]
@@ -105,7 +107,7 @@ def test_units_of_one_thread_and_of_all(cls: type[schuss.Optimizer], dtype: Any,
             assert report, f"{threads} threads: {report}"
 
 
-@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", [*CLASSES, *PASSES], ids=lambda cls: cls.__name__)
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_any_shape_layout_and_dtype(cls: type[schuss.Optimizer], data: st.DataObject) -> None:

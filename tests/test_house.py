@@ -22,7 +22,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support import CLASSES, VARIANTS, Variant, everything, inputs_for
+from support import CLASSES, PASS_VARIANTS, PASSES, VARIANTS, Variant, everything, inputs_for, is_own_class
 
 import schuss
 from schuss.math import one_minus_power, power
@@ -36,7 +36,7 @@ RULES = sorted(CPP.glob("rules/*/*.hpp"))
 COMMON = set(Optimizer.__annotations__) & set(CLASSES[0].hyperparameters)  # l2, l1
 
 beside_sources = pytest.mark.skipif(not CPP.is_dir(), reason="the sources are not beside the tests")
-every_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+every_class = pytest.mark.parametrize("cls", [*CLASSES, *PASSES], ids=lambda cls: cls.__name__)
 every_rule = pytest.mark.parametrize("path", RULES, ids=lambda path: path.stem)
 
 
@@ -54,18 +54,18 @@ def page(cls: type[Optimizer]) -> Path:
 
 @beside_sources
 def test_every_rule_has_two_pages() -> None:
-    pages = {path.stem for path in (PACKAGE / "optimizers").glob("*.py")} - {"__init__"}
-    assert {path.stem for path in RULES} == pages
-    assert len(RULES) == len(pages), "one rule in two folders"
+    folders = PACKAGE / "optimizers", PACKAGE / "passes"
+    pages = [path.stem for folder in folders for path in folder.glob("*.py") if path.stem != "__init__"]
+    assert sorted(path.stem for path in RULES) == sorted(pages)
 
 
 @every_class
 def test_one_name(cls: type[Optimizer]) -> None:
     """File, struct, rule and module have one name; the class has it without underscores, in capitals of its own."""
     module = sys.modules[cls.__module__]
-    assert cls.__module__ == f"schuss.optimizers.{cls.rule}"
+    assert cls.__module__ == f"schuss.{'passes' if cls in PASSES else 'optimizers'}.{cls.rule}"
     assert cls.__name__.lower() == cls.rule.replace("_", "")
-    defined = [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == cls.__module__]
+    defined = [each for each in vars(module).values() if is_own_class(each, cls.__module__)]
     assert defined == [cls]
 
 
@@ -181,7 +181,7 @@ def ends_of(variant: Variant) -> Iterator[tuple[str, float]]:
         yield name, float(np.nextafter(largest, 0.0) if domain.upper_open else largest)
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("variant", [*VARIANTS, *PASS_VARIANTS], ids=str)
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
 def test_the_ends_of_every_range(variant: Variant, rng: np.random.Generator) -> None:
     """Kernel and reference agree there too, whatever comes of it, and nothing stops the step."""
@@ -469,7 +469,7 @@ def golden() -> Any:
 
 
 @pytest.mark.parametrize("isa", schuss.instruction_sets())
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("variant", [*VARIANTS, *PASS_VARIANTS], ids=str)
 def test_golden_bits(variant: Variant, isa: str) -> None:
     """The bits that were committed, on every architecture and in every build."""
     expected = golden()
@@ -483,13 +483,13 @@ def test_golden_bits(variant: Variant, isa: str) -> None:
 
 
 def test_golden_is_about_what_exists() -> None:
-    assert set(golden()["steps"]) <= {str(variant) for variant in VARIANTS}
+    assert set(golden()["steps"]) <= {str(variant) for variant in [*VARIANTS, *PASS_VARIANTS]}
     assert golden()["steps"], "golden.json is missing"
 
 
 if __name__ == "__main__":
     if sys.argv[1:] != ["--golden"]:
         sys.exit(__doc__)
-    steps = {str(variant): {storage: digest(variant, storage) for storage in STORAGE} for variant in VARIANTS}
+    steps = {str(variant): {storage: digest(variant, storage) for storage in STORAGE} for variant in [*VARIANTS, *PASS_VARIANTS]}
     GOLDEN.write_text(json.dumps({"c_library": c_library(), "steps": steps}, indent=1) + "\n")
     print(f"{GOLDEN}: {len(steps)} variants")
