@@ -17,7 +17,8 @@ from schuss import trees
 def passes() -> list[type[schuss.Optimizer]]:
     """Return the classes of the compiled passes that are no optimizers."""
     modules = [
-        importlib.import_module(f"schuss.passes.{module.name}") for module in pkgutil.iter_modules(schuss.passes.__path__)
+        importlib.import_module(f"schuss.passes.{module.name}")
+        for module in pkgutil.iter_modules(schuss.passes.__path__)
     ]
     return [cls for module in modules for cls in vars(module).values() if is_own_class(cls, module.__name__)]
 

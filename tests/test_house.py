@@ -490,6 +490,9 @@ def test_golden_is_about_what_exists() -> None:
 if __name__ == "__main__":
     if sys.argv[1:] != ["--golden"]:
         sys.exit(__doc__)
-    steps = {str(variant): {storage: digest(variant, storage) for storage in STORAGE} for variant in [*VARIANTS, *PASS_VARIANTS]}
+    steps = {
+        str(variant): {storage: digest(variant, storage) for storage in STORAGE}
+        for variant in [*VARIANTS, *PASS_VARIANTS]
+    }
     GOLDEN.write_text(json.dumps({"c_library": c_library(), "steps": steps}, indent=1) + "\n")
     print(f"{GOLDEN}: {len(steps)} variants")
