@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from schuss import _core, clipping, math, schedules
 from schuss._runtime import configure, get_num_threads, instruction_sets, set_num_threads, show_runtime, use_isa
-from schuss.clipping import ClipNorm
+from schuss.clipping import AdaGC, AutoClip, ClipAdaptive, ClipNorm, ClipValue
 from schuss.optimizer import Group, Optimizer, StateError, StepInfo
 from schuss.optimizers import __path__ as _folder  # imported here, or it would replace the function of its name
+from schuss.stages import Decay, GradientNoise, Skip
 
 if TYPE_CHECKING:
     from schuss.checkpoint import CheckpointError
@@ -21,10 +22,17 @@ if TYPE_CHECKING:
 __version__: str = _core.__version__
 
 __all__ = [
+    "AdaGC",
+    "AutoClip",
     "CheckpointError",
+    "ClipAdaptive",
     "ClipNorm",
+    "ClipValue",
+    "Decay",
+    "GradientNoise",
     "Group",
     "Optimizer",
+    "Skip",
     "StateError",
     "StepInfo",
     "catalogue",
