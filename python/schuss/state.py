@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,40 +40,100 @@ def state_dict(optimizer: Optimizer) -> dict[str, Any]:
 
 def load_state_dict(optimizer: Optimizer, state: Mapping[str, Any], *, cast: bool = False) -> None:
     """Check a state dict against an optimizer, then take it over."""
+    checked(optimizer, state, cast=cast)()
+
+
+def checked(optimizer: Optimizer, state: Mapping[str, Any], *, cast: bool = False) -> Callable[[], None]:
+    """Check a state dict against an optimizer, and return what takes it over, which cannot fail any more."""
     optimizer._require_training()
-    _Loader(optimizer, state, cast).load()
+    return _Loader(optimizer, state, cast).checked()
 
 
-class _Loader:
+class Checks:
+    """What a load checks of a state dict, for optimizers and wrappers."""
+
+    def __init__(self, name: str, state: Mapping[str, Any], cast: bool) -> None:
+        self.name, self.state, self.cast = name, state, cast
+
+    def fail(self, sentence: str) -> StateError:
+        """Return the error, which names the class."""
+        return StateError(f"{self.name}: {sentence}")
+
+    def require_keys(self, what: str, expected: Any, got: Any) -> None:
+        """Refuse a dict with other keys."""
+        if not isinstance(got, Mapping):
+            raise self.fail(f"the state's {what} must be a dict, got {type(got).__name__}")
+        missing, unknown = sorted(set(expected) - set(got)), sorted(map(str, set(got) - set(expected)))
+        if missing or unknown:
+            parts = [f"has no {', '.join(missing)}"] if missing else []
+            parts += [f"has unknown {', '.join(unknown)}"] if unknown else []
+            raise self.fail(
+                f"the state's {what} {' and '.join(parts)}; make the optimizer with the options it was saved with"
+            )
+
+    def arrays_of_slot(
+        self, name: str, sources: Any, targets: Sequence[NDArray[Any]], order: Sequence[int], paths: Sequence[str]
+    ) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        """Return targets with what is to be written into them; `order` says where each tensor is in the state."""
+        if not isinstance(sources, list | tuple):
+            raise self.fail(f"slot {name} of the state must be a list of arrays, got {type(sources).__name__}")
+        if len(sources) != len(order):
+            raise self.fail(f"slot {name} of the state has {len(sources)} arrays, but there are {len(order)} tensors")
+        writes = []
+        for i, target in enumerate(targets):
+            source = np.asarray(sources[order[i]])
+            what = f"slot {name} of params{paths[i]}"
+            if source.shape != target.shape:
+                raise self.fail(f"{what} has shape {source.shape} in the state, but {target.shape} here")
+            writes.append((target, self.converted(what, source, target.dtype)))
+        return writes
+
+    def converted(self, what: str, source: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Return an array in the dtype that it has here."""
+        from schuss.reference import rounded, widened
+
+        if source.dtype == dtype:
+            return source
+        if not self.cast:
+            raise self.fail(
+                f"{what} has dtype {source.dtype} in the state, but {dtype} here; pass cast=True to convert"
+            )
+        if not memory.is_steppable(source) or dtype.kind == "c" or source.dtype.kind == "c":
+            raise self.fail(f"{what} has dtype {source.dtype} in the state, which cannot be converted to {dtype}")
+        return rounded(np.ascontiguousarray(widened(source, np.float64)), dtype)
+
+
+class _Loader(Checks):
     """One load: everything is checked and converted before the first byte is written."""
 
     def __init__(self, optimizer: Optimizer, state: Mapping[str, Any], cast: bool) -> None:
-        self.optimizer, self.state, self.cast = optimizer, state, cast
-        self.name = type(optimizer).__name__
+        super().__init__(type(optimizer).__name__, state, cast)
+        self.optimizer = optimizer
 
-    def fail(self, sentence: str) -> StateError:
-        return StateError(f"{self.name}: {sentence}")
-
-    def load(self) -> None:
+    def checked(self) -> Callable[[], None]:
         optimizer = self.optimizer
         self.check_header()
         order = self.order_of_tensors()
         groups = self.groups()
         counts = self.counts(order)
         writes = [*self.element_slots(order), *self.scalar_slots(order)]
-        optimizer._keep_last()
-        before = optimizer._groups
-        optimizer._groups = groups
+        before, optimizer._groups = optimizer._groups, groups
         try:
             values = optimizer._values_at(int(counts[-1]))
-        except BaseException:
+        finally:
             optimizer._groups = before
-            raise
-        for target, source in writes:
-            target[...] = source
-        optimizer._counts[...] = counts
-        optimizer._defaults |= {key: value for key, value in groups[0].items() if all(g[key] == value for g in groups)}
-        optimizer._push_hyperparameters(values)
+
+        def take_over() -> None:
+            optimizer._keep_last()
+            optimizer._groups = groups
+            for target, source in writes:
+                target[...] = source
+            optimizer._counts[...] = counts
+            same = {key: value for key, value in groups[0].items() if all(g[key] == value for g in groups)}
+            optimizer._defaults |= same
+            optimizer._push_hyperparameters(values)
+
+        return take_over
 
     def check_header(self) -> None:
         state = self.state
@@ -153,18 +213,7 @@ class _Loader:
         writes = []
         for name, targets in expected.items():
             sources = self.state["slots"][name]
-            if not isinstance(sources, list | tuple):
-                raise self.fail(f"slot {name} of the state must be a list of arrays, got {type(sources).__name__}")
-            if len(sources) != len(order):
-                raise self.fail(
-                    f"slot {name} of the state has {len(sources)} arrays, but there are {len(order)} tensors"
-                )
-            for i, target in enumerate(targets):
-                source = np.asarray(sources[order[i]])
-                what = f"slot {name} of params{optimizer._paths[i]}"
-                if source.shape != target.shape:
-                    raise self.fail(f"{what} has shape {source.shape} in the state, but {target.shape} here")
-                writes.append((target, self.converted(what, source, target.dtype)))
+            writes += self.arrays_of_slot(name, sources, targets, order, optimizer._paths)
         return writes
 
     def scalar_slots(self, order: list[int]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
@@ -186,30 +235,6 @@ class _Loader:
                 (optimizer._scalars[:, j], self.converted(f"slot {name}", source, np.dtype(np.float64))[rows])
             )
         return writes
-
-    def require_keys(self, what: str, expected: Any, got: Any) -> None:
-        if not isinstance(got, Mapping):
-            raise self.fail(f"the state's {what} must be a dict, got {type(got).__name__}")
-        missing, unknown = sorted(set(expected) - set(got)), sorted(map(str, set(got) - set(expected)))
-        if missing or unknown:
-            parts = [f"has no {', '.join(missing)}"] if missing else []
-            parts += [f"has unknown {', '.join(unknown)}"] if unknown else []
-            raise self.fail(
-                f"the state's {what} {' and '.join(parts)}; make the optimizer with the options it was saved with"
-            )
-
-    def converted(self, what: str, source: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-        from schuss.reference import rounded, widened
-
-        if source.dtype == dtype:
-            return source
-        if not self.cast:
-            raise self.fail(
-                f"{what} has dtype {source.dtype} in the state, but {dtype} here; pass cast=True to convert"
-            )
-        if not memory.is_steppable(source) or dtype.kind == "c" or source.dtype.kind == "c":
-            raise self.fail(f"{what} has dtype {source.dtype} in the state, which cannot be converted to {dtype}")
-        return rounded(np.ascontiguousarray(widened(source, np.float64)), dtype)
 
 
 def save(optimizer: Optimizer, path: str | os.PathLike[str], *, params: bool) -> None:
@@ -242,18 +267,26 @@ def load(optimizer: Optimizer, path: str | os.PathLike[str], *, cast: bool) -> N
         raise StateError(f"{name}: {os.fspath(path)} holds no optimizer state ({error} is missing)") from None
     loader = _Loader(optimizer, state, cast)
     loader.check_header()
-    order = loader.order_of_tensors()
-    values = []
-    for i, leaf in enumerate(optimizer._leaves if stored is not None else ()):
-        source = stored[order[i]]  # type: ignore[index]
+    loader.order_of_tensors()
+    values = checked_params(optimizer, stored, header["names"], path)
+    checked(optimizer, state, cast=cast)()
+    for leaf, source in zip(optimizer._leaves, values, strict=False):
+        leaf[...] = source
+
+
+def checked_params(
+    optimizer: Optimizer, stored: Sequence[NDArray[Any]] | None, names: Sequence[str], path: str | os.PathLike[str]
+) -> list[NDArray[Any]]:
+    """Return what a checkpoint's parameters are for each of the optimizer's, none where it holds none."""
+    name, values = type(optimizer).__name__, []
+    for where, leaf in zip(optimizer._paths, optimizer._leaves, strict=True) if stored is not None else ():
+        source = stored[names.index(where)]  # type: ignore[index]
         if source.shape != leaf.shape or source.dtype != leaf.dtype:
             raise StateError(
-                f"{name}: params{optimizer._paths[i]} is {source.dtype} {source.shape} in {os.fspath(path)}, but "
+                f"{name}: params{where} is {source.dtype} {source.shape} in {os.fspath(path)}, but "
                 f"{leaf.dtype} {leaf.shape} here; load it over the parameters it was saved from"
             )
         if not leaf.flags.writeable:
-            raise BufferError(f"{name}: params{optimizer._paths[i]} has become read-only; make it writeable again")
+            raise BufferError(f"{name}: params{where} has become read-only; make it writeable again")
         values.append(source)
-    load_state_dict(optimizer, state, cast=cast)
-    for leaf, source in zip(optimizer._leaves, values, strict=False):
-        leaf[...] = source
+    return values
