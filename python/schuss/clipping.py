@@ -130,6 +130,8 @@ class Clip:
 
     #: What its factors are for.
     per: str = "all"
+    #: What of its state has one number for each tensor.
+    by_tensor: ClassVar[tuple[str, ...]] = ()
 
     def factors(self, norms: Norms, state: dict[str, Floats]) -> float | Floats:
         """Return what the gradients are multiplied with, and change `state` for the next step."""
@@ -375,6 +377,7 @@ class AdaGC(Clip):
     beta: float = 0.98
     warmup: int = 100
     per: ClassVar[str] = "tensor"
+    by_tensor: ClassVar[tuple[str, ...]] = ("average",)
 
     def __post_init__(self) -> None:
         """Check the arguments."""
@@ -451,5 +454,7 @@ def as_clips(who: str, clip: Any) -> tuple[Clip, ...]:
         if not isinstance(each, Clip):
             raise TypeError(f"{who}: clip must be a clip such as ClipNorm, a sequence of them, or None, got {each!r}")
     if any(isinstance(each, ClipValue) for each in clips[1:]):
-        raise ValueError(f"{who}: ClipValue must be the first of several clips, since norms are taken of what it leaves")
+        raise ValueError(
+            f"{who}: ClipValue must be the first of several clips, since norms are taken of what it leaves"
+        )
     return clips

@@ -367,7 +367,9 @@ class Optimizer(_Typed):
         unused = set(self.overrides or {}) - self._override(values, group_of, trees.names(tree))
         if unused:
             hint = _did_you_mean(min(unused), trees.names(tree)) or f"they are {', '.join(trees.names(tree)[:9])}"
-            raise ValueError(f"{type(self).__name__}: overrides has {min(unused)!r}, which no parameter is named; {hint}")
+            raise ValueError(
+                f"{type(self).__name__}: overrides has {min(unused)!r}, which no parameter is named; {hint}"
+            )
         self._take(tree, values, self._flags_of(values), group_of)
 
     def _override(self, values: list[dict[str, Any]], group_of: list[int], names: Sequence[str]) -> set[str]:
@@ -600,7 +602,11 @@ class Optimizer(_Typed):
     def _anchor(self, tensor: int, array: Any) -> NDArray[Any]:
         """Return a copy of an array as the plan takes it: of its parameter's shape, order and compute type."""
         leaf, compute = self._leaves[tensor], memory.compute_dtype(self._leaves[tensor])
-        if not isinstance(array, np.ndarray) or array.shape != leaf.shape or (array.dtype.kind == "c") != (leaf.dtype.kind == "c"):
+        if (
+            not isinstance(array, np.ndarray)
+            or array.shape != leaf.shape
+            or (array.dtype.kind == "c") != (leaf.dtype.kind == "c")
+        ):
             raise ValueError(
                 f"{type(self).__name__}: toward{self._paths[tensor]} of decay must be an array like its parameter, "
                 f"{leaf.dtype} {leaf.shape}"

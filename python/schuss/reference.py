@@ -275,6 +275,8 @@ class _Gradients:
         if factors.size == 1:
             return g, scale * float(factors[0])
         first = sum(self.rows()[: tensor.index])
+        if g.size == 0:
+            return g, scale
         if not (self.by_rows and tensor.rows):
             return g, scale * float(factors[first])
         own = (scale * factors[first : first + tensor.rows]).astype(g.dtype)
@@ -300,7 +302,7 @@ class _Gradients:
         """Return the sums of another norm, of the gradients or the weights."""
         arrays = {i: self.tensors[i].p for i in self.raw} if weights else self.prepared
         powers = np.frompyfunc(lambda x: math.pow(x, power), 1, 1)
-        term = (None, np.abs, np.square, lambda x: powers(np.abs(x)).astype(np.float64), np.abs)[norm]
+        term = (None, np.abs, np.square, lambda x: np.asarray(powers(np.abs(x)), np.float64), np.abs)[norm]
         return self._units(arrays, lambda x: term(scale * x), largest=norm == 4)
 
     def _units(self, arrays: Mapping[int, NDArray[Any]], term: Any, largest: bool = False) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,20 @@ def state_dict(optimizer: Optimizer) -> dict[str, Any]:
             if name is not None
         },
         "scalars": {name: optimizer._scalars[:, j].copy() for j, name in enumerate(optimizer._scalar_slots)},
+        "control": {
+            "skips": list(optimizer._skips),
+            "clips": [{key: each.tolist() for key, each in state.items()} for state in optimizer._clipper.states],
+            "schedules": [
+                {key: each.state_dict() for key, each in group.items() if is_stateful(each)}
+                for group in optimizer._groups
+            ],
+        },
     }
+
+
+def is_stateful(schedule: Any) -> bool:
+    """Tell whether a schedule is more than a function of the step."""
+    return callable(schedule) and hasattr(schedule, "state_dict")
 
 
 def load_state_dict(optimizer: Optimizer, state: Mapping[str, Any], *, cast: bool = False) -> None:
@@ -117,7 +131,11 @@ class _Loader(Checks):
         groups = self.groups()
         counts = self.counts(order)
         writes = [*self.element_slots(order), *self.scalar_slots(order)]
-        before, optimizer._groups = optimizer._groups, groups
+        skips, clips, schedules = self.control(order, groups)
+        present = [
+            group | {key: each for key, (each, _) in own.items()} for group, own in zip(groups, schedules, strict=True)
+        ]
+        before, optimizer._groups = optimizer._groups, present
         try:
             values = optimizer._values_at(int(counts[-1]))
         finally:
@@ -129,9 +147,13 @@ class _Loader(Checks):
             for target, source in writes:
                 target[...] = source
             optimizer._counts[...] = counts
+            optimizer._skips, optimizer._clipper.states = skips, clips
+            for group, own in zip(groups, schedules, strict=True):
+                for key, (_, learnt) in own.items():
+                    group[key].load_state_dict(learnt)
             same = {key: value for key, value in groups[0].items() if all(g[key] == value for g in groups)}
             optimizer._defaults |= same
-            optimizer._push_hyperparameters(values)
+            optimizer._push(optimizer.t, values)
 
         return take_over
 
@@ -139,7 +161,7 @@ class _Loader(Checks):
         state = self.state
         if not isinstance(state, Mapping):
             raise TypeError(f"{self.name}: state must be a dict from state_dict(), got {type(state).__name__}")
-        keys = {"format", "schuss", "optimizer", "t", "counts", "names", "groups", "slots", "scalars"}
+        keys = {"format", "schuss", "optimizer", "t", "counts", "names", "groups", "slots", "scalars", "control"}
         if missing := sorted(keys - set(state)):
             raise self.fail(f"the state has no {', '.join(missing)}; pass a dict from state_dict()")
         if unknown := sorted(str(key) for key in set(state) - keys):
@@ -205,6 +227,43 @@ class _Loader(Checks):
         if not valid:
             raise self.fail("the state's step counts are not valid; there must be one whole number per tensor")
         return np.array([*(counts[i] for i in order), t], np.int64)
+
+    def control(
+        self, order: list[int], groups: list[dict[str, Any]]
+    ) -> tuple[list[int], list[dict[str, NDArray[np.float64]]], list[dict[str, tuple[Any, Any]]]]:
+        """Return skipped steps, what clips have learnt, and copies of stateful schedules with what they are to learn."""
+        optimizer, control = self.optimizer, self.state["control"]
+        self.require_keys("control", ("skips", "clips", "schedules"), control)
+        skips = control["skips"]
+        if not (isinstance(skips, list | tuple) and len(skips) == 2 and all(type(n) is int and n >= 0 for n in skips)):
+            raise self.fail("the state's counts of skipped steps are not valid; there must be two whole numbers")
+        clipper, learnt = optimizer._new_clipper(), control["clips"]
+        if not isinstance(learnt, list | tuple) or len(learnt) != len(clipper.states):
+            raise self.fail("the state was saved with other clips; make the optimizer with the clips it was saved with")
+        for clip, ours, theirs in zip(clipper.clips, clipper.states, learnt, strict=True):
+            self.require_keys(f"{type(clip).__name__}", ours, theirs)
+            for key, array in ours.items():
+                try:
+                    source = np.array(theirs[key], np.float64)
+                except (TypeError, ValueError):
+                    source = np.zeros(0)
+                if source.shape != array.shape:
+                    raise self.fail(
+                        f"the state's {key} of {type(clip).__name__} must be {len(array)} numbers; make the optimizer with "
+                        "the clips it was saved with"
+                    )
+                array[...] = source[order] if key in clip.by_tensor else source
+        if not isinstance(control["schedules"], list | tuple) or len(control["schedules"]) != len(groups):
+            raise self.fail("the state's schedules are not valid; pass a dict from state_dict()")
+        schedules = []
+        for group, known in zip(groups, control["schedules"], strict=True):
+            stateful = {key: each for key, each in group.items() if is_stateful(each)}
+            self.require_keys("schedules", stateful, known)
+            copies = {key: copy.deepcopy(each) for key, each in stateful.items()}
+            for key, each in copies.items():
+                each.load_state_dict(known[key])
+            schedules.append({key: (each, known[key]) for key, each in copies.items()})
+        return list(skips), clipper.states, schedules
 
     def element_slots(self, order: list[int]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
         optimizer = self.optimizer
