@@ -37,6 +37,7 @@ __all__ = [
     "StepInfo",
     "catalogue",
     "clipping",
+    "constraints",
     "get_num_threads",
     "instruction_sets",
     "math",
@@ -73,7 +74,7 @@ def optimizers() -> dict[str, type[Optimizer]]:
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("catalogue", "optimizer", "reference"):
+    if name in ("catalogue", "constraints", "optimizer", "reference"):
         return importlib.import_module(f"schuss.{name}")
     if name == "CheckpointError":  # files need modules that an import of schuss need not wait for
         return importlib.import_module("schuss.checkpoint").CheckpointError

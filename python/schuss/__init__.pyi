@@ -2,6 +2,7 @@
 from schuss import _core as _core
 from schuss import catalogue as catalogue
 from schuss import clipping as clipping
+from schuss import constraints as constraints
 from schuss import math as math
 from schuss import reference as reference
 from schuss import schedules as schedules
