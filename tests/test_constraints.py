@@ -275,6 +275,7 @@ def test_empty_arrays(constraint: Constraint) -> None:
     if not isinstance(constraint, constraints.Simplex):
         constraint.project(empty)
         constraint.project([])
+        constraint.bind(dict(schuss.trees.leaves([*empty, np.ones(2)]))).apply([True] * 4 + [False])
         return
     constraint.project([])
     for array in empty:
@@ -285,6 +286,19 @@ def test_empty_arrays(constraint: Constraint) -> None:
                 ValueError, match=r"Simplex: params has shape \(.*\), but without elements there is no sum of 1.5; "
             ):
                 constraint.project(array)
+
+
+@every_constraint
+def test_active_arrays_alone_are_projected(constraint: Constraint, rng: np.random.Generator) -> None:
+    start = [np.asarray(numbers(rng, shape, np.float32) - np.float32(2)) for shape in ((3, 4), (), (50,))]
+    ours, alone = [w.copy() for w in start], start[2].copy()
+    constraint.project(alone)
+    projection = constraint.bind({f"[{i}]": w for i, w in enumerate(ours)})
+    projection.apply([False, False, False])
+    assert all(np.array_equal(a, b) for a, b in zip(ours, start, strict=True))
+    projection.apply([False, False, True])
+    assert all(np.array_equal(a, b) for a, b in zip(ours, [*start[:2], alone], strict=True))
+    assert not np.array_equal(alone, start[2])
 
 
 @every_constraint

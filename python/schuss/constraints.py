@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,8 @@ __all__ = [
 #: What a constraint is about: each row of an array, or the whole.
 Per: TypeAlias = Literal["row", "tensor"]
 
+_Part = TypeVar("_Part")
+
 _POSITIVE = Domain(0.0, lower_open=True)
 #: Elements that are projected at a time where NumPy does it: the temporaries stay in cache and small beside the array.
 _BLOCK = 1 << 16
@@ -47,8 +49,8 @@ _SUMS = 2.0**-42
 class Projection(Protocol):
     """A constraint bound to arrays that have been checked; see `Constraint.bind`."""
 
-    def apply(self) -> None:
-        """Take every array to the nearest point of the set, in place."""
+    def apply(self, active: Sequence[bool] | None = None) -> None:
+        """Take arrays to the nearest points of the set, in place: all, or those that are `active`, in order."""
 
 
 class Constraint:
@@ -101,6 +103,9 @@ class Constraint:
         dtype: Literal["bfloat16"] | None = None,
     ) -> Projection:
         """Check arrays once, and return what projects them as often as one likes.
+
+        All that can be refused is refused here, but for arrays that have changed since: so an optimizer that binds its
+        parameters when it is made projects them after a step without a check that could fail in between.
 
         Parameters
         ----------
@@ -285,10 +290,10 @@ class _Clipped:
                 bounds = rounded(np.array([lower, upper]).astype(memory.compute_dtype(reals)), reals.dtype)
             self._parts.append((reals, bounds))
 
-    def apply(self) -> None:
+    def apply(self, active: Sequence[bool] | None = None) -> None:
         from schuss.reference import widened
 
-        for reals, bounds in self._parts:
+        for reals, bounds in _chosen(self._parts, active):
             lower, upper = widened(bounds, np.float64)
             for block in _blocks(reals.reshape(-1, 1)):
                 numbers = widened(block, np.float64)
@@ -446,9 +451,10 @@ class _Scaled:
             **options,
         )
 
-    def apply(self) -> None:
+    def apply(self, active: Sequence[bool] | None = None) -> None:
         if self._pass:
-            self._pass.step(self._nothing)
+            on = [True] * len(self._nothing) if active is None else active
+            self._pass.step([each if wanted else None for each, wanted in zip(self._nothing, on, strict=True)])
 
 
 # ---- the simplex and the L1 ball, by sorting in NumPy ------------------------------------------------------------------------
@@ -583,15 +589,13 @@ class _Sorted:
         self._total, self._outside, self._nearest = total, outside, nearest
         self._parts = []
         for array in arrays:
-            size = _row_size(array, per)
-            if size:
-                unit, tiny = _rounding(array.dtype)
-                self._parts.append((_reals(array).reshape(-1, size), total * (unit + _SUMS) + size * tiny))
+            size, (unit, tiny) = _row_size(array, per), _rounding(array.dtype)
+            self._parts.append((_reals(array).reshape(-1, max(size, 1)), total * (unit + _SUMS) + size * tiny))
 
-    def apply(self) -> None:
+    def apply(self, active: Sequence[bool] | None = None) -> None:
         from schuss.reference import rounded, widened
 
-        for reals, slack in self._parts:
+        for reals, slack in _chosen(self._parts, active):
             for block in _blocks(reals):
                 rows = widened(block, np.float64)
                 with np.errstate(all="ignore"):
@@ -648,6 +652,11 @@ def _row_size(array: NDArray[Any], per: Per) -> int:
     """Return the number of reals in a row, or in all."""
     size = array.size * (2 if array.dtype.kind == "c" else 1)
     return size // max(array.shape[0], 1) if per == "row" and array.ndim > 1 else size
+
+
+def _chosen(parts: Sequence[_Part], active: Sequence[bool] | None) -> Iterable[_Part]:
+    """Return the parts of the active arrays."""
+    return parts if active is None else [part for part, wanted in zip(parts, active, strict=True) if wanted]
 
 
 def _blocks(rows: NDArray[Any]) -> Sequence[NDArray[Any]]:
