@@ -356,7 +356,7 @@ class Optimizer(_Typed):
         """Take parameters for the first time: groups, flags, state."""
         params = [params] if isinstance(params, Group) else params
         groups = self._as_groups(params)
-        values = [self._group_values(group) for group in groups]
+        values = [self._group_values(group.hyperparameters) for group in groups]
         self._grouped = isinstance(params, list | tuple) and bool(groups) and params[0] is groups[0]
         tree = [group.params for group in groups] if self._grouped else params
         group_of = [k for k, group in enumerate(groups) for _ in trees.leaves(group.params)]
@@ -375,7 +375,7 @@ class Optimizer(_Typed):
             if (group_of[i], own) not in found:
                 found[group_of[i], own] = len(values)
                 changed = self.overrides[own]  # type: ignore[index]
-                values.append(self._group_values(Group(None, **values[group_of[i]] | dict(changed)), changed))
+                values.append(self._group_values(changed, values[group_of[i]]))
             group_of[i] = found[group_of[i], own]
 
     def _names(self) -> list[str]:
@@ -419,18 +419,16 @@ class Optimizer(_Typed):
         """Return the clips, which have learnt nothing."""
         return Clipper(as_clips(type(self).__name__, self.clip), len(self._leaves), self.centralize)
 
-    def _group_values(self, group: Group, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return a group's checked hyper-parameters, of which some are its own."""
+    def _group_values(self, own: Mapping[str, Any], others: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return a group's checked hyper-parameters: its own, and the others from the optimizer or another group."""
         name = type(self).__name__
-        for key in group.hyperparameters if own is None else own:
+        for key in own:
             if key in _OPTIONS:
                 raise TypeError(f"{name}: {key} belongs to the optimizer as a whole; pass it to {name}, not to a Group")
             self._require_known(key)
             self._require_own(key)
-        return {
-            key: each.check(name, group.hyperparameters.get(key, self._defaults[key]))
-            for key, each in self.hyperparameters.items()
-        }
+        values = {**(self._defaults if others is None else others), **own}
+        return {key: each.check(name, values[key]) for key, each in self.hyperparameters.items()}
 
     def _require_own(self, key: str) -> None:
         """Refuse a hyper-parameter that groups cannot differ in."""
@@ -748,7 +746,7 @@ class Optimizer(_Typed):
         if self._moving:
             self._push(self.t, self._values_at(self.t))
         if grad_scale != 1.0:
-            grad_scale = _GRAD_SCALE.check(f"{type(self).__name__}: grad_scale", grad_scale)  # type: ignore[assignment]
+            grad_scale = _GRAD_SCALE.check(f"{type(self).__name__}: grad_scale", grad_scale)
         arrays, numbers = self._ordered(inputs) if inputs or self.inputs else ((), ())
         around = self._surrounded(grads, grad_scale) if self._observers or self._projections else ()
         self._status = self._plan.step(grads, arrays, numbers, grad_scale, self._decide)
@@ -1016,7 +1014,7 @@ class Optimizer(_Typed):
         try:
             old_slots, old_scalars, old_counts = self._slots, self._scalars, self._counts
             (added,) = self._as_groups([group])
-            groups = [*self._groups, self._group_values(added)]
+            groups = [*self._groups, self._group_values(added.hyperparameters)]
             own = [len(groups) - 1 for _ in trees.leaves(added.params)]
             self._override(groups, own, trees.names(added.params))
             if self._flags | self._flags_of(groups) != self._flags:

@@ -310,7 +310,7 @@ class _Gradients:
         """Return the sums of another norm, of the gradients or the weights."""
         arrays = {i: self.tensors[i].p for i in self.raw} if weights else self.prepared
         powers = np.frompyfunc(lambda x: math.pow(x, power), 1, 1)
-        term = (None, np.abs, np.square, lambda x: np.asarray(powers(np.abs(x)), np.float64), np.abs)[norm]
+        term = (np.asarray, np.abs, np.square, lambda x: np.asarray(powers(np.abs(x)), np.float64), np.abs)[norm]
         return self._units(arrays, lambda x: term(scale * x), largest=norm == 4)
 
     def _units(self, arrays: Mapping[int, NDArray[Any]], term: Any, largest: bool = False) -> NDArray[np.float64]:
