@@ -322,7 +322,7 @@ class Optimizer(_Typed):
             options["threads"] = checked_threads(f"{name}: threads", options["threads"])
         if options["bounds"] is not None:
             checked_bounds(name, options["bounds"])
-        self._state_dtype = self._checked_state_dtype(options["state_dtype"], options["dtype"])
+        self._state_dtype = memory.checked_dtype(f"{name}: state_dtype", options["state_dtype"], options["dtype"])
         vars(self).update(options)
 
     if not TYPE_CHECKING:  # a type checker that sees this method takes any attribute
@@ -336,21 +336,6 @@ class Optimizer(_Typed):
                 hint = _did_you_mean(key, self.hyperparameters) or f"set {', '.join(self.hyperparameters)}"
                 raise AttributeError(f"{name}: {key} is not an attribute that can be set; {hint}")
             super().__setattr__(key, value)
-
-    def _checked_state_dtype(self, wanted: DTypeLike | None, declared: str | None) -> np.dtype[Any] | None:
-        """Return the dtype of state arrays, or None for the compute type."""
-        if wanted is None:
-            return None
-        who = f"{type(self).__name__}: state_dtype"
-        if wanted == "bfloat16":
-            return memory.BFLOAT16_BITS if declared == "bfloat16" else memory.bfloat16_dtype(who)
-        try:
-            dtype = np.dtype(wanted)
-        except TypeError:
-            raise TypeError(f"{who} must be a dtype or None, got {wanted!r}") from None
-        if not (dtype in (np.float64, np.float32, np.float16) or memory.is_bfloat16(dtype)):
-            raise TypeError(f"{who} must be float64, float32, float16 or bfloat16, got {dtype}")
-        return dtype
 
     def _bind(self, params: Any) -> None:
         """Take parameters for the first time: groups, flags, state."""

@@ -11,9 +11,9 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from schuss import nested, trees
+from schuss import memory, nested, trees
 from schuss.hyperparameters import Domain, Hyperparameter, Schedule
 from schuss.optimizer import Group, Optimizer, StepInfo, _did_you_mean, _option, _Typed
 
@@ -105,13 +105,18 @@ class Wrapper(_Typed):
         """Refuse what changes or keeps the state while the parameters are not those in training."""
         self._optimizer._require_training()
 
+    def _make_arrays(self, chosen: DTypeLike | None = None) -> list[NDArray[Any]]:
+        """Return zeroed arrays, one per tensor, in the optimizer's compute type unless a dtype is chosen."""
+        dtype = memory.checked_dtype(f"{type(self).__name__}: dtype", chosen, self._base.dtype)
+        return memory.allocate(self._base._leaves, 1, dtype)[0]
+
     def _make_pass(self, cls: type[Optimizer], tree: Any = None, **arguments: Any) -> Any:
         """Return a pass over the parameters, or over a tree of the same nesting, that runs as the optimizer does."""
         base = self.base
         tree = base._tree if tree is None else tree
         params = [Group(part) for part in tree] if base._grouped else tree
         common = {key: getattr(base, key) for key in ("dtype", "threads", "flush_subnormals")}
-        return cls(params, **common | arguments)
+        return cls(params, **(common | arguments))
 
     # ---- declaration and construction ----------------------------------------------------------------------------------
 
@@ -243,8 +248,8 @@ class Wrapper(_Typed):
     @property
     def nbytes(self) -> int:
         """Bytes of state, of all levels."""
-        own: int = sum(array.nbytes for arrays in self._arrays.values() for array in arrays)
-        return int(self._optimizer.nbytes) + own + sum(each.nbytes for each in self._passes.values())
+        own = [array for arrays in self._arrays.values() for array in arrays]
+        return int(self._optimizer.nbytes + sum(each.nbytes for each in [*own, *self._passes.values()]))
 
     # ---- the step ------------------------------------------------------------------------------------------------------
 
