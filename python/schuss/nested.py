@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -123,7 +122,7 @@ def checked_own(
 def like(value: object, example: object) -> bool:
     """Tell whether a saved number, or list of numbers, may stand for the present one: counts are not negative."""
     if isinstance(example, list):
-        return isinstance(value, list) and all(type(each) is float and math.isfinite(each) for each in value)
+        return isinstance(value, list) and all(type(each) is float for each in value)
     if type(value) is not type(example):
         return False
     return not isinstance(value, int | float) or (0 <= value < 2**62 if isinstance(value, int) else value == value)
@@ -177,3 +176,37 @@ def _unpacked(value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
     if isinstance(value, list):
         return [_unpacked(each, arrays) for each in value]
     return value
+
+
+class Snapshot:
+    """A copy of all that steps of an optimizer or a wrapper change: parameters, and state at every level."""
+
+    def __init__(self, target: Optimizer | Wrapper) -> None:
+        self._wrappers = []
+        arrays: list[NDArray[Any]] = []
+        while not isinstance(target, Optimizer):
+            self._wrappers.append((target, copy.deepcopy(target._numbers)))
+            arrays += [array for each in target._arrays.values() for array in each]
+            arrays += [array for each in target._passes.values() for array in _state_arrays(each)]
+            target = target.optimizer
+        arrays += [*target._leaves, *_state_arrays(target)]
+        self._copies = [(array, array.copy(order="K")) for array in arrays]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the copy."""
+        return sum(kept.nbytes for _, kept in self._copies)
+
+    def restore(self) -> None:
+        """Bring back what was copied."""
+        for wrapper, numbers in self._wrappers:
+            wrapper._numbers = numbers
+            wrapper._taken_over()
+        for array, kept in self._copies:
+            array[...] = kept
+
+
+def _state_arrays(optimizer: Optimizer) -> list[NDArray[Any]]:
+    """Return the arrays of an optimizer's or a pass's state."""
+    slots = [array for slot in optimizer._slots for array in slot if array is not None]
+    return [*slots, optimizer._scalars, optimizer._counts]
