@@ -46,7 +46,7 @@ class Averaging(Wrapper):
         self._passes["average"]._counts[...] = 0
 
     def _advance(self, grads: Any, **inputs: Any) -> bool:
-        if not self._optimizer._advance(grads, **inputs):
+        if not self._step_wrapped(grads, **inputs):
             return False
         if self._due():
             self._update(self._weight(self.updates))

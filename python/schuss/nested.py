@@ -190,6 +190,9 @@ class Snapshot:
             arrays += [array for each in target._passes.values() for array in _state_arrays(each)]
             target = target.optimizer
         arrays += [*target._leaves, *_state_arrays(target)]
+        self._optimizer = target
+        # What clips have learnt is replaced at a step, never written to.
+        self._learnt, self._skips = target._clipper.states, list(target._skips)
         self._copies = [(array, array.copy(order="K")) for array in arrays]
 
     @property
@@ -202,6 +205,7 @@ class Snapshot:
         for wrapper, numbers in self._wrappers:
             wrapper._numbers = numbers
             wrapper._taken_over()
+        self._optimizer._clipper.states, self._optimizer._skips = self._learnt, self._skips
         for array, kept in self._copies:
             array[...] = kept
 

@@ -84,12 +84,18 @@ class Wrapper(_Typed):
             each.reset()
 
     def _advance(self, grads: Any, **inputs: Any) -> bool:
-        """Do the step, by `self.optimizer._advance`; tell whether the optimizer stepped.
+        """Do the step, by `_step_wrapped`; tell whether the optimizer stepped.
 
-        False where a policy skipped the step, or where it is yet to come. Whatever can fail comes first, or what it found
-        is put back: an error leaves everything as it was.
+        False where a policy skipped the step, where no tensor had a gradient, or where the step is yet to come. Whatever
+        can fail comes first, or what it found is put back: an error leaves everything as it was.
         """
         raise NotImplementedError
+
+    def _step_wrapped(self, grads: Any, **inputs: Any) -> bool:
+        """Let the wrapped optimizer step; tell whether its count of steps has grown."""
+        before = self._base.t
+        self._optimizer._advance(grads, **inputs)
+        return self._base.t != before
 
     def _taken_over(self) -> None:
         """Forget what does not belong to the state that was just loaded."""
