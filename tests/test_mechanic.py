@@ -272,3 +272,25 @@ def test_sam_around_it(rng: np.random.Generator) -> None:
     nested.s_decay = 0.5
     assert nested.optimizer.s_decay == 0.5
     assert nested.scale == nested.optimizer.scale
+
+
+def test_rollback_around_it(rng: np.random.Generator) -> None:
+    mechanic = schuss.Mechanic(schuss.AdamW(rng.standard_normal(9), lr=1.0), s_init=0.01)
+    undoable = schuss.Rollback(mechanic)
+    undoable.step(rng.standard_normal(9))
+    before = everything(mechanic)
+    undoable.step(rng.standard_normal(9))
+    undoable.rollback()
+    assert everything(mechanic) == before
+
+
+def test_micro_batches(rng: np.random.Generator) -> None:
+    a, b = np.ones(9), np.ones(9)
+    nested = schuss.Accumulate(schuss.Mechanic(schuss.SGD(a, lr=1.0), s_init=0.01), steps=2)
+    flat = schuss.Mechanic(schuss.SGD(b, lr=1.0), s_init=0.01)
+    for _ in range(4):
+        one, two = rng.standard_normal(9), rng.standard_normal(9)
+        nested.step(one)
+        nested.step(two)
+        flat.step((one + two) * 0.5)
+    assert np.array_equal(a, b)

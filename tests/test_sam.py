@@ -376,6 +376,76 @@ def test_a_run_goes_on_from_a_checkpoint(tmp_path: Path, rng: np.random.Generato
     assert (second.rho, second.adaptive, second.eta) == (0.1, False, 0.01)
 
 
+@pytest.mark.parametrize("around", ["Lookahead", "EMA", "Rollback", "LossScale"])
+def test_wrappers_around_pass_the_function_on(around: str, rng: np.random.Generator) -> None:
+    """The steps are those of SAM inside, which the wrapper then sees as any others."""
+    targets, start = rng.standard_normal(9), rng.standard_normal(9)
+    a, b = start.copy(), start.copy()
+    nested = getattr(schuss, around)(schuss.SAM(schuss.AdamW(a, lr=0.1, nonfinite="skip"), rho=0.1))
+    stepwise = getattr(schuss, around)(schuss.AdamW(b, lr=0.1, nonfinite="skip"))
+    climber = schuss.SAM(schuss.SGD(c := b.copy()), rho=0.1)
+    scale = nested.scale if around == "LossScale" else 1.0
+    for _ in range(7):
+        nested.step(lambda: scale * gradients([a], [targets])[0])
+        c[...] = b
+        with climber.perturbed(gradients([c], [targets])[0]):
+            found = scale * gradients([c], [targets])[0]
+        stepwise.step(found)
+        assert np.array_equal(a, b)
+    assert nested.t == 7
+
+
+def test_an_overflow_inside_a_loss_scale() -> None:
+    w = np.ones(3)
+    nested = schuss.LossScale(schuss.SAM(schuss.SGD(w, nonfinite="skip")))
+    nested.step(lambda: np.full(3, np.inf))
+    assert nested.scale == 2.0**15
+    assert (w == 1).all()
+
+
+def test_micro_batches(rng: np.random.Generator) -> None:
+    """Each with its own perturbation, inside an accumulation or around one."""
+    targets, start = [rng.standard_normal(9) for _ in range(4)], rng.standard_normal(9)
+    inside, outside, plain = start.copy(), start.copy(), start.copy()
+    a = schuss.Accumulate(schuss.SAM(schuss.SGD(inside, lr=0.1), rho=0.1), steps=2)
+    b = schuss.SAM(schuss.Accumulate(schuss.SGD(outside, lr=0.1), steps=2), rho=0.1)
+    c = schuss.SAM(schuss.SGD(plain, lr=0.1), rho=0.1)
+    for pair in (targets[:2], targets[2:]):
+        found = []
+        for target in pair:
+            with a.perturbed(inside - target):
+                grads = inside - target
+            a.step(grads)
+            b.step(lambda target=target: outside - target)
+            with c.perturbed(plain - target):
+                found.append(plain - target)
+        c.step((found[0] + found[1]) * 0.5)
+    assert np.array_equal(inside, plain)
+    assert np.array_equal(outside, plain)
+    assert a.t == b.t == 2
+    with pytest.raises(TypeError, match=r"^Accumulate: grads is a function"):
+        a.step(lambda: inside)
+
+
+def test_other_arrays(rng: np.random.Generator) -> None:
+    """After rebind and add it perturbs the arrays that the optimizer steps."""
+    a, b = rng.standard_normal(5), rng.standard_normal(5)
+    sam = schuss.SAM(schuss.SGD(a))
+    sam.rebind(b)
+    before = a.copy(), b.copy()
+    sam.perturb(np.ones(5))
+    assert (b > before[1]).all()
+    assert np.array_equal(a, before[0])
+    sam.restore()
+    assert np.array_equal(b, before[1])
+    c = rng.standard_normal(3)
+    grouped = schuss.SAM(schuss.SGD([schuss.Group(a)]))
+    grouped.add(schuss.Group(c))
+    seen = []
+    grouped.step(lambda: seen.append(c.copy()) or [np.zeros(5), np.ones(3)])
+    assert (seen[1] > seen[0]).all()
+
+
 def test_memory_is_one_copy_of_the_weights() -> None:
     """In the dtype that the step computes in, or where all weights are of one 16-bit type, in that."""
     for dtype, each in ((np.float32, 4), (np.float64, 8), (np.float16, 2), (ml_dtypes.bfloat16, 2)):
