@@ -38,7 +38,9 @@ def gradients(params: Any, targets: Any, tanh: Callable[[Any], Any] = np.tanh) -
 
 
 def apart(ours: Any, theirs: Any) -> float:
-    return max(float(np.abs(a - np.asarray(b)).max() / np.abs(b).max()) for a, b in zip(ours, theirs, strict=True))
+    """Return the largest difference, over the largest number of all: one of them may pass through zero."""
+    pairs = [(a, np.asarray(b)) for a, b in zip(ours, theirs, strict=True)]
+    return float(max(np.abs(a - b).max() for a, b in pairs) / max(np.abs(b).max() for _, b in pairs))
 
 
 # ---- the steps -----------------------------------------------------------------------------------------------------------
