@@ -23,6 +23,9 @@ from schuss.constraints import checked as checked_bounds
 from schuss.hyperparameters import Domain, Hyperparameter, NonNegative, Schedule, as_float
 from schuss.stages import Decay, GradientNoise, Skip
 
+if TYPE_CHECKING:
+    from schuss.insight import Explanation
+
 _POLICIES = ("propagate", "raise", "skip")
 
 #: Spellings of other libraries, and what to write here.
@@ -1042,6 +1045,31 @@ class Optimizer(_Typed):
         from schuss.reference import check
 
         return check(self, grads, inputs)
+
+    def explain(self, grads: Any, **inputs: Any) -> Explanation:
+        """Return the parts of the next step, made on copies; the optimizer itself is left alone.
+
+        Parameters
+        ----------
+        grads, **inputs
+            As for `step`.
+
+        Returns
+        -------
+        Explanation
+            What the rule, l2, l1, weight decay and bounds each add to every parameter; prints as a table.
+
+        Examples
+        --------
+        >>> opt = schuss.SGD(np.array([1.0]), lr=0.5, l2=0.2)
+        >>> print(opt.explain(np.array([2.0])))
+        SGD: step 0, lr 0.5, gradients times 1
+        tensor        rule           l2  update  update/weight  effective lr
+        params  1 (90.9 %)  0.1 (9.1 %)     1.1            1.1          0.55
+        """
+        from schuss.insight import explain
+
+        return explain(self, grads, inputs)
 
     # ---- checkpoints -------------------------------------------------------------------------------------------------
 
