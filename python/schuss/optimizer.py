@@ -738,10 +738,10 @@ class Optimizer(_Typed):
         arrays, numbers = self._ordered(inputs) if inputs or self.inputs else ((), ())
         around = self._surrounded(grads, grad_scale) if self._observers or self._projections else ()
         self._status = self._plan.step(grads, arrays, numbers, grad_scale, self._decide)
-        if self._status or self._skips[1]:
-            self._settle(grads, inputs)
         for after in around:
             after()
+        if self._status or self._skips[1]:
+            self._settle(grads, inputs)
 
     def _surrounded(self, grads: Any, grad_scale: float) -> list[Callable[[], None]]:
         """Return what is to be done after a step: projections, then observers."""
