@@ -20,6 +20,9 @@ from schuss.wrappers import __path__ as _wrappers_folder
 
 if TYPE_CHECKING:
     from schuss.checkpoint import CheckpointError
+    from schuss.insight import GradientNoiseScale, gradient_noise_scale
+    from schuss.range_test import lr_find
+    from schuss.recorder import Recorder
     from schuss.wrapper import Wrapper
 
 __version__: str = _core.__version__
@@ -33,8 +36,10 @@ __all__ = [
     "ClipValue",
     "Decay",
     "GradientNoise",
+    "GradientNoiseScale",
     "Group",
     "Optimizer",
+    "Recorder",
     "Skip",
     "StateError",
     "StepInfo",
@@ -43,7 +48,9 @@ __all__ = [
     "clipping",
     "constraints",
     "get_num_threads",
+    "gradient_noise_scale",
     "instruction_sets",
+    "lr_find",
     "math",
     "optimizers",
     "reference",
@@ -53,6 +60,15 @@ __all__ = [
     "use_isa",
     "wrappers",
 ]
+
+#: What is imported on first use, since few programs need it, and its module.
+_LAZY = {
+    "CheckpointError": "checkpoint",
+    "GradientNoiseScale": "insight",
+    "Recorder": "recorder",
+    "gradient_noise_scale": "insight",
+    "lr_find": "range_test",
+}
 
 
 def _modules() -> dict[str, str]:
@@ -102,10 +118,12 @@ def wrappers() -> dict[str, type[Wrapper]]:
 def __getattr__(name: str) -> Any:
     if name in ("catalogue", "constraints", "optimizer", "reference", "wrapper"):
         return importlib.import_module(f"schuss.{name}")
-    if name == "CheckpointError":  # files need modules that an import of schuss need not wait for
+        return getattr(importlib.import_module(f"schuss.{_LAZY[name]}"), name)
         return importlib.import_module("schuss.checkpoint").CheckpointError
-    if name == "Wrapper":  # as wrappers do
         return importlib.import_module("schuss.wrapper").Wrapper
+    if name == "CheckpointError":  # files need modules that an import of schuss need not wait for
+    if name == "Wrapper":  # as wrappers do
+    if name in _LAZY:
     if not name.startswith("_") and name.lower() in _modules():
         cls = _class_of(name.lower())
         if cls.__name__ == name:

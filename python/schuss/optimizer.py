@@ -1057,7 +1057,7 @@ class Optimizer(_Typed):
         Returns
         -------
         Explanation
-            What the rule, l2, l1, weight decay and bounds each add to every parameter; prints as a table.
+            What the rule and each option that is on add to every parameter; prints as a table.
 
         Examples
         --------
