@@ -66,6 +66,7 @@ _LAZY = {
     "CheckpointError": "checkpoint",
     "GradientNoiseScale": "insight",
     "Recorder": "recorder",
+    "Wrapper": "wrapper",
     "gradient_noise_scale": "insight",
     "lr_find": "range_test",
 }
@@ -118,12 +119,8 @@ def wrappers() -> dict[str, type[Wrapper]]:
 def __getattr__(name: str) -> Any:
     if name in ("catalogue", "constraints", "optimizer", "reference", "wrapper"):
         return importlib.import_module(f"schuss.{name}")
-        return getattr(importlib.import_module(f"schuss.{_LAZY[name]}"), name)
-        return importlib.import_module("schuss.checkpoint").CheckpointError
-        return importlib.import_module("schuss.wrapper").Wrapper
-    if name == "CheckpointError":  # files need modules that an import of schuss need not wait for
-    if name == "Wrapper":  # as wrappers do
     if name in _LAZY:
+        return getattr(importlib.import_module(f"schuss.{_LAZY[name]}"), name)
     if not name.startswith("_") and name.lower() in _modules():
         cls = _class_of(name.lower())
         if cls.__name__ == name:
