@@ -97,7 +97,7 @@ class one_cycle(Schedule):
         0.85 is optax's linear one.
     anneal : {"cosine", "linear"}
     div_factor : float
-        The peak over the first value, in (0, inf).
+        The peak over the first value, in [1, inf).
     final_div_factor : float
         The first value over the last, in (0, inf).
 
@@ -117,7 +117,7 @@ class one_cycle(Schedule):
     pct_start: OpenFraction = 0.3
     pct_final: OpenFraction | None = None
     anneal: Literal["cosine", "linear"] = "cosine"
-    div_factor: Positive = 25.0
+    div_factor: Growth = 25.0
     final_div_factor: Positive = 1e4
     _legs: interpolate = field(init=False, compare=False)
 
@@ -250,8 +250,12 @@ class cosine_restarts(Schedule):
     floor: NonNegative = 0.0
 
     def _begin(self, cycle: int) -> float:
-        """Return the step at which a cycle begins."""
+        """Return the step at which a cycle begins; for cycles that grow."""
         return self.steps * (math.pow(self.t_mul, cycle) - 1.0) / (self.t_mul - 1.0)
+
+    def _progress(self, step: int, cycle: int) -> float:
+        """Return which fraction of a cycle is done; for cycles that grow."""
+        return (step - self._begin(cycle)) / (self.steps * math.pow(self.t_mul, cycle))
 
     def _at(self, step: int) -> float:
         if self.t_mul == 1.0:
@@ -259,13 +263,10 @@ class cosine_restarts(Schedule):
             x = within / self.steps
         else:
             cycle = int(math.log1p(step / self.steps * (self.t_mul - 1.0)) / math.log(self.t_mul))
-            # The logarithm may round to the other side of a boundary.
-            if step < self._begin(cycle):
-                cycle -= 1
-            elif step >= self._begin(cycle + 1):
-                cycle += 1
-            length = self.steps * math.pow(self.t_mul, cycle)
-            x = min(max((step - self._begin(cycle)) / length, 0.0), 1.0)
+            x = self._progress(step, cycle)
+            if not 0.0 <= x < 1.0:  # the logarithm was rounded to the other side of a boundary
+                cycle += 1 if x > 0 else -1
+                x = min(max(self._progress(step, cycle), 0.0), 1.0)
         height = 0.5 * (1.0 + math.cos(math.pi * x)) * math.pow(self.m_mul, cycle)
         return between(self.floor, self.peak, height)
 
