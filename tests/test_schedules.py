@@ -538,7 +538,7 @@ def test_plots(cls: type[Schedule], data: st.DataObject) -> None:
         assert steps is None or shown[-1] == steps
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("steps done", "value")
         (label,) = axes.get_legend().get_texts()
-        assert label.get_text() == repr(schedule)
+        assert label.get_text().split() == repr(schedule).split()
         pyplot.close("all")
 
 

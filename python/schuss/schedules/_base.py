@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -164,10 +165,12 @@ class Schedule(ABC):
             _, ax = plt.subplots(layout="constrained")
         stride = -(-last // _POINTS)
         shown = [*range(0, last, stride), last]
-        ax.plot(shown, [self(each) for each in shown], drawstyle="steps-post", label=repr(self))
+        label = textwrap.fill(repr(self), 60, break_long_words=False, break_on_hyphens=False)
+        ax.plot(shown, [self(each) for each in shown], drawstyle="steps-post", label=label)
         ax.set_xlabel("steps done")
         ax.set_ylabel("value")
-        ax.legend(fontsize="small")
+        # Above the axes: a schedule's description is too long to lie on its curve.
+        ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), frameon=False, fontsize="small")
         return ax
 
 
