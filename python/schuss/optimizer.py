@@ -564,6 +564,11 @@ class Optimizer(_Typed):
         self._decide = self._factors if self._clipper.clips else None
         self._push(self.t, self._values_at(self.t))
 
+    def _take_averages(self, averages: list[NDArray[Any]]) -> None:
+        """Let steps move running averages of the parameters, by `_average_share` towards what they are then."""
+        self._averages = averages
+        self._make_plan()
+
     def _factors(self, norm: float, scale: float) -> NDArray[np.float64]:
         """Return what the gradients of the step under way are multiplied with."""
         self._clipper.step, self._clipper.scale = self.t, scale

@@ -39,12 +39,15 @@ def state_dict(optimizer: Optimizer) -> dict[str, Any]:
         "control": {
             "skips": list(optimizer._skips),
             "clips": [{key: each.tolist() for key, each in state.items()} for state in optimizer._clipper.states],
-            "schedules": [
-                {key: each.state_dict() for key, each in group.items() if is_stateful(each)}
-                for group in optimizer._groups
-            ],
+            "schedules": [learnt(group) for group in optimizer._groups],
         },
     }
+
+
+def learnt(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the schedules of a group have learnt, of those that are more than functions of the step."""
+    found = {key: each.state_dict() for key, each in group.items() if is_stateful(each)}
+    return {key: state for key, state in found.items() if state}
 
 
 def is_stateful(schedule: Any) -> bool:
@@ -257,11 +260,15 @@ class _Loader(Checks):
             raise self.fail("the state's schedules are not valid; pass a dict from state_dict()")
         schedules = []
         for group, known in zip(groups, control["schedules"], strict=True):
-            stateful = {key: each for key, each in group.items() if is_stateful(each)}
-            self.require_keys("schedules", stateful, known)
-            copies = {key: copy.deepcopy(each) for key, each in stateful.items()}
+            if not isinstance(known, Mapping):
+                raise self.fail("the state's schedules are not valid; pass a dict from state_dict()")
+            # What is no such schedule here stays as it is.
+            copies = {key: copy.deepcopy(group[key]) for key in known if is_stateful(group.get(key))}
             for key, each in copies.items():
-                each.load_state_dict(known[key])
+                try:
+                    each.load_state_dict(known[key])
+                except (TypeError, ValueError) as error:
+                    raise self.fail(f"the state of the schedule of {key} does not fit: {error}") from None
             schedules.append({key: (each, known[key]) for key, each in copies.items()})
         return list(skips), clipper.states, schedules
 

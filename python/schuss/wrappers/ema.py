@@ -69,8 +69,8 @@ class EMA(Averaging):
     gamma: Annotated[float, Domain(0.0, lower_open=True)] = 1.0  #: updates that the warm-up "power" stretches over
     warmup: Literal["ratio", "power"] | None = None
 
-    def _due(self) -> bool:
-        return self.t % self.every == 0
+    def _due(self, t: int) -> bool:
+        return t % self.every == 0
 
     def _weight(self, updates: int) -> float:
         if updates == 0:

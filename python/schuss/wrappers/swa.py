@@ -51,8 +51,8 @@ class SWA(Averaging):
     start: Annotated[int, Domain(0.0, 2.0**53, upper_open=False, whole=True)] = 0  #: step of the first update
     every: Count = 1  #: steps per update
 
-    def _due(self) -> bool:
-        return self.t >= self.start and (self.t - self.start) % self.every == 0
+    def _due(self, t: int) -> bool:
+        return t >= self.start and (t - self.start) % self.every == 0
 
     def _weight(self, updates: int) -> float:
         return 1 / (updates + 1)
