@@ -491,3 +491,36 @@ def test_copies_and_pickles_carry_what_clips_have_learnt(rng: np.random.Generato
             other.step(grads)
             for a, b in zip(everything(opt), everything(other), strict=True):
                 np.testing.assert_array_equal(a, b)
+
+
+# ---- clips of the update ---------------------------------------------------------------------------------------------------
+
+
+def test_updates_have_a_bounded_root_mean_square(rng: np.random.Generator) -> None:
+    """Of every tensor, in units of its step size; those below keep their bits."""
+    start = {
+        "a": rng.standard_normal((3, 4)),
+        "b": rng.standard_normal(5).astype(np.float32),
+        "c": rng.standard_normal(2),
+    }
+    overrides = {"b": {"lr": lambda step: 0.2 / (step + 1)}, "c": {"lr": 0.0}}
+    plain, clipped = (schuss.trees.map_leaves(np.copy, start) for _ in range(2))
+    reference = schuss.SGD(plain, lr=0.1, overrides=overrides)
+    opt = schuss.ClipUpdate(schuss.SGD(clipped, lr=0.1, overrides=overrides), limit=0.7)
+    for step in range(6):
+        grads = schuss.trees.map_leaves(
+            lambda p: (rng.exponential() * rng.standard_normal(p.shape)).astype(p.dtype), start
+        )
+        before = schuss.trees.map_leaves(np.copy, clipped)
+        for key in plain:
+            plain[key][...] = clipped[key]
+        reference.step(grads)
+        opt.step(grads)
+        for key, rate in {"a": 0.1, "b": 0.2 / (step + 1), "c": 0.0}.items():
+            update = plain[key] - before[key]
+            rms = math.sqrt(np.mean(np.float64(update) ** 2))
+            if rms <= 0.7 * rate:
+                np.testing.assert_array_equal(clipped[key], plain[key])
+            else:
+                expected = before[key] + update * np.float64(0.7 * rate / rms)
+                np.testing.assert_allclose(clipped[key], expected, rtol=1e-5 if key == "b" else 1e-12)

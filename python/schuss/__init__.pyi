@@ -91,6 +91,7 @@ from schuss.stages import GradientNoise as GradientNoise
 from schuss.stages import Skip as Skip
 from schuss.wrapper import Wrapper as Wrapper
 from schuss.wrappers.accumulate import Accumulate as Accumulate
+from schuss.wrappers.clip_update import ClipUpdate as ClipUpdate
 from schuss.wrappers.ema import EMA as EMA
 from schuss.wrappers.lookahead import Lookahead as Lookahead
 from schuss.wrappers.loss_scale import LossScale as LossScale
