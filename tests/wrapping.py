@@ -47,10 +47,10 @@ def make(chain: Chain, params: Any, **options: Any) -> Any:
     *wrappers, name = chain
     fixed = {"PolyakSGD": {}, "Prodigy": {}}
     rate = fixed.get(name, {"lr": lambda step: 0.125 / (step + 1)})
-    made: Any = schuss.optimizers()[name](params, **{"nonfinite": "skip"} | rate | options)
+    made: Any = getattr(schuss, name)(params, **{"nonfinite": "skip"} | rate | options)
     for wrapper in reversed(wrappers):
         try:
-            made = schuss.wrappers()[wrapper](made, **ARGUMENTS.get(wrapper, {}))
+            made = getattr(schuss, wrapper)(made, **ARGUMENTS.get(wrapper, {}))
         except (TypeError, ValueError) as refusal:
             if not str(refusal).startswith(f"{wrapper}: "):
                 raise

@@ -82,15 +82,15 @@ def _modules() -> dict[str, str]:
     }
 
 
-def _class_of(key: str) -> Any:
+def _class_of(key: str, module: str) -> Any:
     """Import an optimizer's or a wrapper's class, given its name in lower case."""
-    module = importlib.import_module(_modules()[key])
-    return next(value for name, value in vars(module).items() if name.lower() == key and isinstance(value, type))
+    found = vars(importlib.import_module(module))
+    return next(value for name, value in found.items() if name.lower() == key and isinstance(value, type))
 
 
 def _classes(package: str) -> dict[str, Any]:
     """Return the classes of a folder by name, in alphabetical order."""
-    classes = [_class_of(key) for key, module in _modules().items() if module.startswith(f"schuss.{package}.")]
+    classes = [_class_of(key, module) for key, module in _modules().items() if module.startswith(f"schuss.{package}.")]
     return {cls.__name__: cls for cls in sorted(classes, key=lambda cls: cls.__name__.lower())}
 
 
@@ -121,8 +121,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"schuss.{name}")
     if name in _LAZY:
         return getattr(importlib.import_module(f"schuss.{_LAZY[name]}"), name)
-    if not name.startswith("_") and name.lower() in _modules():
-        cls = _class_of(name.lower())
+    if not name.startswith("_") and (module := _modules().get(name.lower())):
+        cls = _class_of(name.lower(), module)
         if cls.__name__ == name:
             globals()[name] = cls
             return cls
