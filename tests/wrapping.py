@@ -79,7 +79,7 @@ def batches(wrapper: Any, number: int, seed: int) -> list[tuple[Any, dict[str, A
         grads = trees.map_leaves(lambda leaf: np.asarray(rng.standard_normal(leaf.shape), leaf.dtype), wrapper.params)
         if k % 3 == 1:
             grads["b"][0] = None
-        found.append((grads, inputs_for(wrapper.base, grads, rng)))
+        found.append((grads, inputs_for(list(levels(wrapper))[-1], grads, rng)))
     return found
 
 
