@@ -241,7 +241,8 @@ class SAM(Wrapper):
         """Restore what was perturbed."""
         if self._moved is None:
             return
-        self._ascent._require_writeable()
+        if any(self._moved):
+            self._ascent._require_writeable()
         (before,) = self._ascent._slots
         for leaf, kept, moved in zip(self._leaves, before, self._moved, strict=True):
             if moved and leaf.dtype == kept.dtype:
