@@ -54,7 +54,9 @@ def test_accumulate_is_optax_s() -> None:
         return 2 + 2 * (step >= 2)
 
     wrapper = schuss.Accumulate(schuss.Adam(doubles(), lr=lambda step: 0.1 / (step + 1)), steps=wanted)
-    theirs = optax.MultiSteps(optax.adam(lambda step: 0.1 / (step.astype(float) + 1)), every_k_schedule=wanted, accumulator_dtype=float)
+    theirs = optax.MultiSteps(
+        optax.adam(lambda step: 0.1 / (step.astype(float) + 1)), every_k_schedule=wanted, accumulator_dtype=float
+    )
     params = jax.tree.map(jax.numpy.array, doubles())
     state = theirs.init(params)
     worst = 0.0
