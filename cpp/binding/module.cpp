@@ -4,16 +4,14 @@
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
-#include <pthread.h>
-
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <cmath>
 #include <optional>
-#include <thread>
 
 #include "binding/arrays.hpp"
+#include "binding/gil.hpp"
+#include "binding/tools.hpp"
 #include "binding/tree.hpp"
 #include "core/isa.hpp"
 #include "core/parallel.hpp"
@@ -22,32 +20,6 @@
 
 namespace schuss {
 namespace {
-
-/// The largest step whose memory traffic is done before another Python thread could take the GIL and give it back.
-constexpr Index short_step = 16384;
-
-// A daemon thread that asks for the GIL once the interpreter is going down is ended there and then (Python < 3.14), and
-// unwinding it through our frames aborts the process. So the end waits for steps without the GIL, and no further one
-// begins.
-std::atomic<int> steps_without_gil{0};
-bool exiting = false;  ///< guarded by the GIL
-
-/// Counts a step; made and destroyed with the GIL held.
-struct Running {
-    Running() { ++steps_without_gil; }
-    ~Running() { --steps_without_gil; }
-    Running(const Running&) = delete;
-    Running& operator=(const Running&) = delete;
-};
-
-void wait_at_exit() {
-    pthread_atfork(nullptr, nullptr, [] { steps_without_gil = 0; });  // the threads of those steps stay in the parent
-    py::module_::import("atexit").attr("register")(py::cpp_function([] {
-        exiting = true;
-        const py::gil_scoped_release release;
-        while (steps_without_gil > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }));
-}
 
 /// A plan bound to Python's arrays: holds them, checks them at every step, and reads gradients from the same nesting.
 class Binding {
@@ -90,7 +62,7 @@ public:
         if (elements_ == 0 && !any_active()) return 0;
 
         const std::int64_t steps_before = *counts_.data(n);
-        const Outcome outcome = elements_ <= short_step ? plan_.step(options_) : step_without_gil();
+        const Outcome outcome = without_gil(elements_, [this] { return plan_.step(options_); });
         if (outcome.status == Outcome::Status::nonfinite) {
             nonfinite_tensor_ = outcome.nonfinite_tensor;  // the outcome stays that of the last step that was done
         } else {
@@ -266,13 +238,6 @@ private:
         elements_ += size;
     }
 
-    Outcome step_without_gil() {
-        if (exiting) return plan_.step(options_);
-        const Running running;
-        const py::gil_scoped_release release;
-        return plan_.step(options_);
-    }
-
     bool any_active() const {
         for (Index i = 0; i < plan_.tensors(); ++i)
             if (plan_.active(i)) return true;
@@ -367,4 +332,5 @@ PYBIND11_MODULE(_core, m) {
              py::arg("nonfinite"), py::arg("flush_subnormals"), py::arg("threads"), "Set what surrounds the rule.")
         .def("check_idle", &Binding::check_idle, "Raise RuntimeError if a step is under way.")
         .def("outcome", &Binding::outcome, "What the last step did.");
+    bind_tools(m);
 }

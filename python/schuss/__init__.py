@@ -16,19 +16,24 @@ from schuss.optimizer import Group, Optimizer, StateError, StepInfo
 from schuss.optimizers import __path__ as _folder  # imported here, or it would replace the function of its name
 
 if TYPE_CHECKING:
+    from schuss import aggregation
     from schuss.checkpoint import CheckpointError
+    from schuss.masks import DropoutMask, dropout
 
 __version__: str = _core.__version__
 
 __all__ = [
     "CheckpointError",
     "ClipNorm",
+    "DropoutMask",
     "Group",
     "Optimizer",
     "StateError",
     "StepInfo",
+    "aggregation",
     "catalogue",
     "clipping",
+    "dropout",
     "get_num_threads",
     "instruction_sets",
     "math",
@@ -65,10 +70,12 @@ def optimizers() -> dict[str, type[Optimizer]]:
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("catalogue", "optimizer", "reference"):
+    if name in ("aggregation", "catalogue", "optimizer", "reference"):
         return importlib.import_module(f"schuss.{name}")
     if name == "CheckpointError":  # files need modules that an import of schuss need not wait for
         return importlib.import_module("schuss.checkpoint").CheckpointError
+    if name in ("DropoutMask", "dropout"):
+        return getattr(importlib.import_module("schuss.masks"), name)
     if not name.startswith("_") and name.lower() in _modules():
         cls = _class_of(name.lower())
         if cls.__name__ == name:

@@ -1,5 +1,6 @@
 # Written by tools/stubs.py.
 from schuss import _core as _core
+from schuss import aggregation as aggregation
 from schuss import catalogue as catalogue
 from schuss import clipping as clipping
 from schuss import math as math
@@ -12,6 +13,8 @@ from schuss._runtime import show_runtime as show_runtime
 from schuss._runtime import use_isa as use_isa
 from schuss.checkpoint import CheckpointError as CheckpointError
 from schuss.clipping import ClipNorm as ClipNorm
+from schuss.masks import DropoutMask as DropoutMask
+from schuss.masks import dropout as dropout
 from schuss.optimizer import Group as Group
 from schuss.optimizer import Optimizer as Optimizer
 from schuss.optimizer import StateError as StateError
