@@ -146,7 +146,7 @@ def geometric_median(
     *,
     weights: Sequence[float] | None = None,
     iterations: int = 100,
-    tolerance: float = 1e-6,
+    tolerance: float = 1e-4,
     smoothing: float = 1e-6,
     out: Any = None,
     threads: int | None = None,
@@ -175,7 +175,8 @@ def geometric_median(
     iterations : int
         The most there are, each one pass over the gradients; in {1, 2, ...}.
     tolerance : float
-        The iteration ends when the sum of distances has decreased by no more than this part of itself; in [0, inf).
+        The iteration ends when no distance has changed by more than this part of itself; in [0, inf). (The sum of distances
+        would not do: an outlier may be so far away that the others are lost in it.)
     smoothing : float
         The least distance that is divided by, nu; in (0, inf).
     out : tree, optional
@@ -291,8 +292,8 @@ def sign_vote(
     call.stack.vote(call.weights(weights), call.threads)
     return call.result
 
- # ---- the same in NumPy
-----------------------------------------------------------------------------------------------
+
+# ---- the same in NumPy ----------------------------------------------------------------------------------------------
 
 Vectors = list[list[NDArray[np.float64]]]  # of each gradient, the numbers of each tensor
 
@@ -331,8 +332,12 @@ def reference(rule: Callable[..., Any], gradients: Sequence[Any], **arguments: A
     return call.result
 
 
+def _weights(vectors: Vectors, given: Sequence[float] | None) -> list[float]:
+    return [1.0] * len(vectors) if given is None else [float(weight) for weight in given]
+
+
 def _mean(vectors: Vectors, weights: Sequence[float] | None = None) -> list[NDArray[np.float64]]:
-    each = [1.0] * len(vectors) if weights is None else [float(weight) for weight in weights]
+    each = _weights(vectors, weights)
     return _combined(vectors, each, _added(each))
 
 
@@ -376,14 +381,14 @@ def _geometric_median(
     vectors: Vectors,
     weights: Sequence[float] | None = None,
     iterations: int = 100,
-    tolerance: float = 1e-6,
+    tolerance: float = 1e-4,
     smoothing: float = 1e-6,
 ) -> list[NDArray[np.float64]]:
     def residuals(beta: Sequence[float], total: float) -> list[float]:
         point = _combined(vectors, beta, total)
         return [_squared_distance(vector, point) for vector in vectors]
 
-    each = [1.0] * len(vectors) if weights is None else [float(weight) for weight in weights]
+    each = _weights(vectors, weights)
     beta = _weiszfeld(residuals, each, iterations, tolerance, smoothing)
     return _combined(vectors, beta, _added(beta))
 
@@ -394,7 +399,7 @@ def _krum(vectors: Vectors, f: int, m: int = 1) -> list[NDArray[np.float64]]:
 
 
 def _sign_vote(vectors: Vectors, weights: Sequence[float] | None = None) -> list[NDArray[np.float64]]:
-    each = [1.0] * len(vectors) if weights is None else [float(weight) for weight in weights]
+    each = _weights(vectors, weights)
     votes = [[np.nan_to_num(np.sign(g)) for g in vector] for vector in vectors]
     return [np.sign(sum_) for sum_ in _combined(votes, each, 1.0)]
 
@@ -408,8 +413,8 @@ _FORMULAS: dict[str, Callable[..., list[NDArray[np.float64]]]] = {
     "sign_vote": _sign_vote,
 }
 
- # ---- what compiled rules and formulas share
--------------------------------------------------------------------------
+
+# ---- what compiled rules and formulas share -------------------------------------------------------------------------
 
 
 def _weiszfeld(
@@ -423,16 +428,15 @@ def _weiszfeld(
 
     `residuals(beta, total)` are the squared distances from the point ``sum(beta * g) / total``.
     """
-    beta, total, before = [0.0] * len(weights), 1.0, math.inf
+    beta, total, before = [0.0] * len(weights), 1.0, [0.0] * len(weights)
     for _ in range(iterations):
-        distances = [math.sqrt(square) if square < math.inf else math.inf for square in residuals(beta, total)]
-        finite = [(w, d) for w, d in zip(weights, distances, strict=True) if d < math.inf]
-        beta = [w / max(smoothing, d) for w, d in zip(weights, distances, strict=True)]
+        squares = residuals(beta, total)
+        distances = [max(smoothing, math.sqrt(square)) if square < math.inf else math.inf for square in squares]
+        beta = [weight / distance for weight, distance in zip(weights, distances, strict=True)]
         total = _added(beta)
-        objective = _added(w * d for w, d in finite)
-        if total == 0 or before - objective <= tolerance * objective:
+        if all(new == old or abs(new - old) <= tolerance * old for new, old in zip(distances, before, strict=True)):
             break
-        before = objective
+        before = distances
     return beta
 
 
@@ -457,8 +461,9 @@ def _whole(who: str, value: object, lower: int, upper: int | None = None, becaus
         last = "..." if upper is None else f"..., {upper}"
         raise ValueError(f"{who} must be in {{{lower}, {last}}}{because and f' ({because})'}, got {value}")
 
- class _Call: """The arguments of a call, checked: the compiled stack of all arrays, and the tree of those that will
-be written."""
+
+class _Call:
+    """The arguments of a call, checked: the compiled stack of all arrays, and the tree of those that will be written."""
 
     def __init__(self, rule: str, gradients: Any, out: Any, threads: int | None) -> None:
         self.who = f"aggregation.{rule}"
