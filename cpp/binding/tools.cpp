@@ -94,7 +94,7 @@ private:
                 if (py::detail::array_descriptor_proxy(fields(object).descr)->type_num == npy::NPY_USHORT_)
                     throw py::type_error(who(names_[k], i) +
                                          " has dtype uint16; pass the bits of bfloat16 as .view(ml_dtypes.bfloat16)");
-                if (!type_of(object, false).known) refuse_dtype(object, who(names_[k], i));
+                if (!type_of(object, false).known) refuse_dtype(object, who(names_[k], i), "used");
                 require_like_first(object, names_[k], i);
             }
         std::vector<View> all;
