@@ -170,6 +170,7 @@ def test_as_numpy_has_it(k: int, dtype: Any, rng: np.random.Generator) -> None:
     )
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("k", [1, 2, 5, 8, 33])
 def test_trimmed_mean_as_scipy_has_it(k: int, rng: np.random.Generator) -> None:
     stats = pytest.importorskip("scipy.stats")
