@@ -75,7 +75,8 @@ def __getattr__(name: str) -> Any:
     if name == "CheckpointError":  # files need modules that an import of schuss need not wait for
         return importlib.import_module("schuss.checkpoint").CheckpointError
     if name in ("DropoutMask", "dropout"):
-        return getattr(importlib.import_module("schuss.masks"), name)
+        globals()[name] = value = getattr(importlib.import_module("schuss.masks"), name)
+        return value
     if not name.startswith("_") and name.lower() in _modules():
         cls = _class_of(name.lower())
         if cls.__name__ == name:
