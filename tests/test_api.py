@@ -21,6 +21,7 @@ from support import CLASSES, VARIANTS, Variant, bits, draws, everything, inputs_
 
 import schuss
 from schuss import trees
+from schuss.optimizer import _OPTIONS as OPTIONS
 from schuss.reference import Reference, compare
 
 Optimizer = schuss.Optimizer
@@ -484,9 +485,6 @@ def test_hyperparameters_are_described(cls: type[Optimizer]) -> None:
     for name, each in cls.hyperparameters.items():
         assert getattr(optimizer, name) == each.default
         assert type(getattr(optimizer, name)) is (bool if each.domain.switch else float)
-
-
-OPTIONS = ["maximize", "clip", "bounds", "nonfinite", "state_dtype", "dtype", "threads", "flush_subnormals"]
 
 
 @each_class

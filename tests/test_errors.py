@@ -606,13 +606,18 @@ def test_nesterov() -> None:
 
 
 ADAM_TAKES = (
-    "it takes lr, beta1, beta2, eps, bias_correction, l2, l1, maximize, clip, bounds, nonfinite, state_dtype, dtype, "
+    "it takes lr, beta1, beta2, eps, bias_correction, l2, l1, maximize, proximal, centralize, clip, noise, decay, bounds, "
+    "nonfinite, overrides, state_dtype, dtype, "
     "threads, flush_subnormals"
 )
 UNKNOWN = [
     ("Adam", "learning_rate", "pass lr="),
     ("Adam", "betas", "pass beta1= and beta2="),
-    ("Adam", "weight_decay", "use l2= for a regularised loss, or an optimizer with decoupled decay such as AdamW"),
+    (
+        "Adam",
+        "weight_decay",
+        "use decay=schuss.Decay(...), l2= for a regularised loss, or an optimizer that has it such as AdamW",
+    ),
     ("Adam", "amsgrad", "use AMSGrad"),
     ("Adam", "clipnorm", "pass clip=schuss.ClipNorm(...)"),
     ("Adam", "epsilon", "pass eps="),
@@ -747,7 +752,7 @@ def test_cosine(arguments: tuple[Any, ...], refusal: Refusal) -> None:
 OPTIONS: list[tuple[str, Any, Refusal]] = [
     *((key, value, (TypeError, f"{key} must be True or False, got {value!r}"))
       for key in ("maximize", "flush_subnormals") for value in (1, None, "yes")),
-    *(("clip", value, (TypeError, f"clip must be a ClipNorm or None, got {value!r}")) for value in (1.0, True, "norm")),
+    *(("clip", value, (TypeError, f"clip must be a clip such as ClipNorm, a sequence of them, or None, got {value!r}")) for value in (1.0, True, "norm")),
     *(("bounds", value, (TypeError, f"bounds must be a pair (lower, upper), got {value!r}"))
       for value in (1.0, (0.0,), (0.0, 1.0, 2.0), "ab")),
     ("bounds", (1.0, 0.0), (ValueError, "bounds must be a pair with lower <= upper, got (1, 0)")),
@@ -755,7 +760,7 @@ OPTIONS: list[tuple[str, Any, Refusal]] = [
     ("bounds", (0.0, math.nan), (ValueError, "bounds[1] must be in [-inf, inf], got nan")),
     ("bounds", (0.0, "1"), (TypeError, "bounds[1] must be a real number, got '1'")),
     ("bounds", (None, 1.0), (TypeError, "bounds[0] must be a real number, got None")),
-    *(("nonfinite", value, (ValueError, f"nonfinite must be one of propagate, raise, skip, got {value!r}"))
+    *(("nonfinite", value, (ValueError, f"nonfinite must be one of propagate, raise, skip, or a Skip, got {value!r}"))
       for value in ("ignore", "Raise", True, 1)),
     *(("dtype", value, (ValueError, f'dtype must be "bfloat16" or None, got {value!r}'))
       for value in ("float16", np.float32, "bf16")),
@@ -793,7 +798,10 @@ def test_options_are_chosen_at_construction(key: str) -> None:
     ("value", "refusal"),
     [
         *((v, (ValueError, f"ClipNorm: max_norm must be in (0, inf), got {v:g}")) for v in (0, -1, math.inf, math.nan)),
-        *((v, (TypeError, f"ClipNorm: max_norm must be a real number, got {v!r}")) for v in (True, "1", None, 1j)),
+        *(
+            (v, (TypeError, f"ClipNorm: max_norm must be a real number or a schedule, got {v!r}"))
+            for v in (True, "1", None, 1j)
+        ),
     ],
 )
 def test_clip_norm(value: Any, refusal: Refusal) -> None:

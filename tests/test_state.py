@@ -344,7 +344,18 @@ def test_what_is_in_a_state_dict() -> None:
     optimizer = schuss.NovoGrad({"w": np.ones((2, 3), np.float32), "b": [np.ones(2)]}, lr=0.5)
     optimizer.step({"w": np.ones((2, 3)), "b": [None]})
     state = optimizer.state_dict()
-    assert list(state) == ["format", "schuss", "optimizer", "t", "counts", "names", "groups", "slots", "scalars"]
+    assert list(state) == [
+        "format",
+        "schuss",
+        "optimizer",
+        "t",
+        "counts",
+        "names",
+        "groups",
+        "slots",
+        "scalars",
+        "control",
+    ]
     assert (state["format"], state["schuss"], state["optimizer"]) == (1, schuss.__version__, "NovoGrad")
     assert (state["t"], state["counts"], state["names"]) == (1, [1, 0], ["['w']", "['b'][0]"])
     assert state["groups"] == [
@@ -471,7 +482,7 @@ MISFITS: dict[str, tuple[Callable[[State], Any], str]] = {
     "no slots": (lambda s: without(s, "slots"), f"the state has no slots; {FROM}"),
     "nothing": (
         lambda s: {},
-        f"the state has no counts, format, groups, names, optimizer, scalars, schuss, slots, t; {FROM}",
+        f"the state has no control, counts, format, groups, names, optimizer, scalars, schuss, slots, t; {FROM}",
     ),
     "foreign": (
         lambda s: {**s, "param_groups": [], "state": {}},

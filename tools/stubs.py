@@ -23,7 +23,10 @@ PACKAGE = Path(__file__).resolve().parents[1] / "python" / "schuss"
 def package_stub() -> str:
     """Return the stub of the package: what `__init__.py` imports, and every optimizer by name."""
     source = (PACKAGE / "__init__.py").read_text()
-    lines = ["# Written by tools/stubs.py.", "from schuss import catalogue as catalogue, reference as reference"]
+    lines = [
+        "# Written by tools/stubs.py.",
+        "from schuss import catalogue as catalogue, constraints as constraints, reference as reference",
+    ]
     for module, imported in re.findall(r"^ *from (schuss\S*) import ([^#\n]+?)(?:  #.*)?$", source, re.MULTILINE):
         public = [name for name in imported.split(", ") if name != "configure" and " as " not in name]
         lines += [f"from {module} import {name} as {name}" for name in public]

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <optional>
 
 #include "binding/arrays.hpp"
 #include "binding/gil.hpp"
@@ -47,7 +46,7 @@ public:
     }
 
     int step(const py::handle& gradients, const py::typing::Tuple<py::object, py::ellipsis>& inputs,
-             const std::vector<double>& given) {
+             const std::vector<double>& given, double scale, const py::object& factors) {
         const Busy busy(*this);
         plan_.set_given(given);
         const Index n = plan_.tensors();
@@ -62,10 +61,21 @@ public:
         if (elements_ == 0 && !any_active()) return 0;
 
         const std::int64_t steps_before = *counts_.data(n);
-        const Outcome outcome = without_gil(elements_, [this] { return plan_.step(options_); });
-        if (outcome.status == Outcome::Status::nonfinite) {
-            nonfinite_tensor_ = outcome.nonfinite_tensor;  // the outcome stays that of the last step that was done
-        } else {
+        Outcome outcome;
+        const bool reads = options_.nonfinite != Nonfinite::propagate || !factors.is_none();
+        without_gil(elements_, [&] {
+            plan_.begin(options_, scale);
+            if (reads) outcome = plan_.measure(options_);
+            if (outcome.status == Outcome::Status::done && factors.is_none()) plan_.step(options_);
+        });
+        if (outcome.status == Outcome::Status::done && !factors.is_none()) {
+            deciding_ = true;
+            const Decided decided(*this);
+            plan_.set_factors(options_, factors(outcome.norm, std::abs(scale)).cast<std::vector<double>>());
+            without_gil(elements_, [&] { plan_.step(options_); });
+        }
+        nonfinite_tensor_ = outcome.nonfinite_tensor;
+        if (outcome.status != Outcome::Status::nonfinite) {  // else it stays that of the last step that was done
             outcome_ = outcome;
             step_ = steps_before;
             ++outcomes_;
@@ -73,29 +83,90 @@ public:
         return int(outcome.status);
     }
 
+    /// For `factors`, which `step` calls: what the gradients' norms are made of.
+    std::pair<py::array_t<double>, double> squares() const {
+        require_deciding();
+        double scale = 1;
+        const std::vector<double>& found = plan_.squares(scale);
+        return {py::array_t<double>(py::ssize_t(found.size()), found.data()), scale};
+    }
+
+    py::array_t<double> norms(int norm, double power, double scale, bool weights) {
+        require_deciding();
+        std::vector<double> found;
+        without_gil(elements_, [&] { found = plan_.norms(options_, Norm(norm), power, scale, weights); });
+        return py::array_t<double>(py::ssize_t(found.size()), found.data());
+    }
+
+    std::vector<Index> rows() const {
+        require_deciding();
+        std::vector<Index> all;
+        for (Index i = 0; i < plan_.tensors(); ++i) all.push_back(plan_.rows(options_, i));
+        return all;
+    }
+
+    std::vector<bool> active() const {
+        require_deciding();
+        std::vector<bool> all;
+        for (Index i = 0; i < plan_.tensors(); ++i) all.push_back(plan_.active(i));
+        return all;
+    }
+
+    void set_stage(double limit, bool centred, double spread, std::uint64_t noise_seed, bool cautious, double average) {
+        const Busy busy(*this);
+        Stage stage;
+        stage.limit = limit;
+        stage.centred = centred;
+        stage.prepares = centred || std::isfinite(limit);
+        stage.spread = spread;
+        stage.noise_seed = noise_seed;
+        stage.cautious = cautious;
+        stage.average = average;
+        plan_.set_stage(stage);
+    }
+
+    void set_box(Index tensor, double lower, double upper) {
+        const Busy busy(*this);
+        plan_.set_box(tensor, lower, upper);
+    }
+
+    void set_noise(Index tensor, std::uint64_t stream) {
+        const Busy busy(*this);
+        plan_.set_noise(tensor, stream);
+    }
+
+    void set_decay(Index tensor, bool decays, const py::object& anchor) {
+        const Busy busy(*this);
+        held_.push_back(anchor);
+        const View view = anchor.is_none() ? View{} : view_of_parameter(anchor.ptr(), false, who("toward", tensor));
+        plan_.set_decay(tensor, decays, anchor.is_none() ? nullptr : &view);
+    }
+
+    void set_averages(const std::vector<py::object>& averages) {
+        const Busy busy(*this);
+        averages_ = averages;
+        for (std::size_t i = 0; i < averages_.size(); ++i) {
+            const py::object& array = averages_[i];
+            const View view = array.is_none() ? View{} : view_of_parameter(array.ptr(), true, who("average", Index(i)));
+            plan_.set_average(Index(i), array.is_none() ? nullptr : &view);
+        }
+    }
+
     void set_hyper(int group, const std::vector<double>& values) {
         const Busy busy(*this);
         plan_.set_hyper(group, values);
     }
 
-    void set_options(double sign, double max_norm, std::optional<std::pair<double, double>> bounds, int nonfinite,
-                     bool flush_subnormals, int threads) {
+    void set_options(double sign, bool by_rows, int nonfinite, bool flush_subnormals, int threads) {
         const Busy busy(*this);
-        options_ = {sign,
-                    max_norm,
-                    bounds.has_value(),
-                    bounds ? bounds->first : 0,
-                    bounds ? bounds->second : 0,
-                    Nonfinite(nonfinite),
-                    flush_subnormals,
-                    threads};
+        options_ = {sign, by_rows, Nonfinite(nonfinite), flush_subnormals, threads};
     }
 
     void check_idle() { const Busy busy(*this); }
 
     py::typing::Dict<py::str, py::object> outcome() const {
         using namespace py::literals;
-        return py::dict("measured"_a = outcome_.measured, "norm"_a = outcome_.norm, "clip"_a = outcome_.clip,
+        return py::dict("measured"_a = outcome_.measured, "norm"_a = outcome_.norm,
                         "nonfinite_tensor"_a = nonfinite_tensor_, "step"_a = step_, "number"_a = outcomes_,
                         "skipped"_a = outcome_.status == Outcome::Status::skipped);
     }
@@ -238,6 +309,19 @@ private:
         elements_ += size;
     }
 
+    /// Ends what `step` allows to be asked while it waits for factors.
+    struct Decided {
+        Binding& binding;
+        explicit Decided(Binding& of) : binding(of) {}
+        ~Decided() { binding.deciding_ = false; }
+        Decided(const Decided&) = delete;
+        Decided& operator=(const Decided&) = delete;
+    };
+
+    void require_deciding() const {
+        if (!deciding_) throw std::runtime_error(owner_ + ": norms are taken within a step only");
+    }
+
     bool any_active() const {
         for (Index i = 0; i < plan_.tensors(); ++i)
             if (plan_.active(i)) return true;
@@ -253,7 +337,9 @@ private:
     py::array_t<std::int64_t> counts_;
     bool uint16_is_bfloat16_;
     std::vector<Extent> free_;  ///< memory of a gradient or input that was found to overlap nothing of the plan
+    std::vector<py::object> held_, averages_;
     Index elements_ = 0;
+    bool deciding_ = false;
     Options options_;
     Outcome outcome_;
     std::int64_t step_ = -1, outcomes_ = 0;  ///< steps before the one with this outcome; outcomes so far
@@ -325,11 +411,23 @@ PYBIND11_MODULE(_core, m) {
              py::arg("owner"), py::arg("rule"), py::arg("flags"), py::arg("tree"), py::arg("paths"),
              py::arg("parameters"), py::arg("group_of"), py::arg("groups"), py::arg("streams"), py::arg("state"),
              py::arg("scalars").noconvert(), py::arg("counts").noconvert(), py::arg("uint16_is_bfloat16"))
-        .def("step", &Binding::step, py::arg("gradients"), py::arg("inputs"), py::arg("given"),
-             "Step once; 0 done, 1 skipped, 2 refused for a non-finite gradient.")
+        .def("step", &Binding::step, py::arg("gradients"), py::arg("inputs"), py::arg("given"), py::arg("scale"),
+             py::arg("factors"), "Step once; 0 done, 1 skipped, 2 refused for a non-finite gradient.")
+        .def("squares", &Binding::squares, "Within a step: sums of squares of every unit's gradient, and their scale.")
+        .def("norms", &Binding::norms, py::arg("norm"), py::arg("power"), py::arg("scale"), py::arg("weights"),
+             "Within a step: the sums of a norm of every unit, of gradients or weights.")
+        .def("rows", &Binding::rows, "Within a step: units of every tensor.")
+        .def("active", &Binding::active, "Within a step: which tensors have a gradient.")
         .def("set_hyper", &Binding::set_hyper, py::arg("group"), py::arg("values"), "Set a group's hyper-parameters.")
-        .def("set_options", &Binding::set_options, py::arg("sign"), py::arg("max_norm"), py::arg("bounds"),
-             py::arg("nonfinite"), py::arg("flush_subnormals"), py::arg("threads"), "Set what surrounds the rule.")
+        .def("set_options", &Binding::set_options, py::arg("sign"), py::arg("by_rows"), py::arg("nonfinite"),
+             py::arg("flush_subnormals"), py::arg("threads"), "Set how steps run.")
+        .def("set_stage", &Binding::set_stage, py::arg("limit"), py::arg("centred"), py::arg("spread"),
+             py::arg("noise_seed"), py::arg("cautious"), py::arg("average"), "Set what surrounds the rule.")
+        .def("set_box", &Binding::set_box, py::arg("tensor"), py::arg("lower"), py::arg("upper"), "Bound a tensor.")
+        .def("set_noise", &Binding::set_noise, py::arg("tensor"), py::arg("stream"), "Choose a gradient's noise.")
+        .def("set_decay", &Binding::set_decay, py::arg("tensor"), py::arg("decays"), py::arg("anchor"),
+             "Say whether a tensor decays, and where to.")
+        .def("set_averages", &Binding::set_averages, py::arg("averages"), "Set the arrays that average the tensors.")
         .def("check_idle", &Binding::check_idle, "Raise RuntimeError if a step is under way.")
         .def("outcome", &Binding::outcome, "What the last step did.");
     bind_tools(m);

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 namespace schuss {
 
@@ -39,15 +40,26 @@ struct Operand {
     Dtype dtype;
 };
 
+/// The stages of one step, in their order; what they do to one tensor is there.
+struct Stage {
+    double prescale = 1;  ///< what the gradients are multiplied with before all else
+    double limit = std::numeric_limits<double>::infinity();  ///< of the absolute value of a gradient's element
+    bool centred = false;                                    ///< the mean of every row of a gradient is taken away
+    bool prepares = false;  ///< are there a limit or means? Then norms are those of the prepared gradient
+    double spread = 0;      ///< standard deviation of the noise in the gradient
+    std::uint64_t noise_seed = 0;
+    bool cautious = false;  ///< weights decay only where the step moves them the same way
+    double average = 0;     ///< the new weights' share of their running average
+};
+
 /// What tensors of one group and one step count share.
 struct Call {
     double t;
-    double gradient_scale;  ///< sign of `maximize` times the clip coefficient
+    double gradient_scale;  ///< sign of `maximize`, times the clip's factor, times `prescale` where nothing prepares
     const double* hyper;
     const double* given;  ///< numbers that come with the step, such as the loss
     std::uint64_t seed;   ///< of the normal numbers, where the rule draws some
-    double l2, l1, lower, upper;
-    bool regularised, bounded;
+    double l2, l1, decay, shrink;
 };
 
 struct Tensor {
@@ -57,6 +69,13 @@ struct Tensor {
     std::uint64_t stream;     ///< of the normal numbers that the rule draws
     double rows;              ///< 0 for a vector and a number
     bool plain;               ///< every operand is contiguous in the compute type and no stage is asked for
+    bool decays, bounded;
+    const Stage* stage;
+    double lower, upper;
+    std::uint64_t noise_stream;
+    std::int64_t row;         ///< elements per entry of the first axis; all of a vector
+    const double *row_mean, *row_scale;  ///< of the gradient's rows; null: 0 and 1
+    Operand anchor, average;  ///< where weights decay to (null: to 0), and their running average
 };
 
 /// A run of elements of one tensor. Its unit is what a sum runs over: a row, a tensor, or all tensors.
@@ -75,7 +94,11 @@ struct Block {
     T* slot[max_slots];
     T gradient_scale;
     alignas(64) T scratch[(2 + max_slots) * block_size];
+    alignas(64) T before[block_size], room[block_size];  ///< the weights before the rule, where a stage needs them
 };
+
+/// What is added up: x, |x|, x^2, |x|^power; of |x| also the largest.
+enum class Norm : std::uint8_t { sum, absolute, squares, powers, largest };
 
 /// How a rule's operands follow one another in a tensor's slots.
 struct Operands {
@@ -90,8 +113,9 @@ struct Stages {
     void (*load)(const Tensor&, const Operands&, std::int64_t first, int size, Block<T>&);
     void (*store)(const Tensor&, const Operands&, std::int64_t first, int size, Block<T>&);
     void (*sum)(const double* terms, int size, double* lane);
-    /// The sums of (scale * g)^2 over each chunk of some elements of a gradient, in double.
-    void (*squares)(const Operand& g, std::int64_t first, std::int64_t size, double scale, double* sums);
+    /// What a norm adds up over each chunk of some elements of a prepared gradient, times a scale, in double.
+    void (*measure)(const Tensor&, Norm, double power, std::int64_t first, std::int64_t size, double scale,
+                    double* sums);
 };
 
 struct Job {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <functional>
 #include <numeric>
+#include <utility>
 
 #include "core/isa.hpp"
 #include "core/parallel.hpp"
@@ -44,7 +45,7 @@ Plan::Plan(int rule, unsigned flags, std::vector<View> parameters, std::vector<i
     : rule_(rule),
       bound_(std::move(parameters)),
       group_of_(std::move(group_of)),
-      hyper_(at(groups), std::vector<double>(max_hyper + 2)),
+      hyper_(at(groups), std::vector<double>(max_hyper + 4)),
       given_(max_given),
       scalars_(scalars),
       counts_(counts) {
@@ -60,8 +61,7 @@ Plan::Plan(int rule, unsigned flags, std::vector<View> parameters, std::vector<i
     active_.assign(n, true);
     native_.assign(n, true);
     layout_.assign(n * operands, Layout{});
-    first_unit_.assign(n, 0);
-    units_of_.assign(n, 1);
+    per_tensor_.assign(n, 1);
     call_.reserve(n);
 
     const auto remember = [this](const std::byte* data, Index bytes) {
@@ -76,6 +76,8 @@ Plan::Plan(int rule, unsigned flags, std::vector<View> parameters, std::vector<i
         remember(view.data, view.elements() * item_size(view.dtype));
         tensor.stream = streams[i];
         tensor.rows = view.shape.size() > 1 ? double(view.shape[0]) : 0;
+        tensor.row = view.elements() / std::max<Index>(1, view.shape.size() > 1 ? view.shape[0] : 1);
+        tensor.stage = &stage_;
         for (int s = compiled.operands.first_state(); s < compiled.operands.slots; ++s) {
             const View& slot = state[at(s - compiled.operands.first_state())][i];
             tensor.slot[s] = {slot.data, nullptr, slot.dtype};
@@ -93,41 +95,47 @@ Plan::Plan(int rule, unsigned flags, std::vector<View> parameters, std::vector<i
         return key(a) < key(b);
     });
 
-    // Units are numbered in the caller's order, chunks in the order in which they run.
-    units_ = compiled.scope == Scope::all ? 1 : 0;
-    for (std::size_t i = 0; i < n; ++i) {
-        const View& view = bound_[i];
-        if (compiled.scope == Scope::row && view.shape.size() > 1) units_of_[i] = view.shape[0];
-        first_unit_[i] = compiled.scope == Scope::all ? 0 : units_;
-        if (compiled.scope != Scope::all) units_ += units_of_[i];
-    }
-    remember(reinterpret_cast<const std::byte*>(scalars), units_ * compiled.scalars * Index(sizeof *scalars));
+    unit_ = units(compiled.scope == Scope::row);
+    if (compiled.scope == Scope::all) unit_ = {std::vector<Index>(n, 0), std::vector<Index>(n, 1), 1};
+    remember(reinterpret_cast<const std::byte*>(scalars), unit_.count * compiled.scalars * Index(sizeof *scalars));
     remember(reinterpret_cast<const std::byte*>(counts), Index((n + 1) * sizeof *counts));
     std::sort(interval_.begin(), interval_.end(), [](Interval a, Interval b) { return a.low < b.low; });
-    cut_ = cut(compiled.scope == Scope::row);
-    if (compiled.scope == Scope::row) even_cut_ = cut(false);
+    cut_ = cut(unit_);
+    static_cast<Units&>(by_tensor_) = units(false);
+    by_tensor_.cut = cut(by_tensor_);
 
-    sizes_.assign(at(units_), 0.0);
+    sizes_.assign(at(unit_.count), 0.0);
     for (std::size_t i = 0; i < n && compiled.scope != Scope::all; ++i)
-        for (Index unit = 0; unit < units_of_[i]; ++unit)
-            sizes_[at(first_unit_[i] + unit)] = double(bound_[i].elements() / units_of_[i]);
+        for (Index unit = 0; unit < unit_.of[i]; ++unit)
+            sizes_[at(unit_.first[i] + unit)] = double(bound_[i].elements() / unit_.of[i]);
     partials_.assign(at(cut_.partials * compiled.partial_stride), 0.0);
-    sums_.assign(at(units_ * compiled.sums), 0.0);
+    sums_.assign(at(unit_.count * compiled.sums), 0.0);
+}
+
+/// Tensors, or their entries along the first axis, numbered in the caller's order.
+Plan::Units Plan::units(bool rows) const {
+    Units result;
+    for (const View& view : bound_) {
+        result.first.push_back(result.count);
+        result.of.push_back(rows && view.shape.size() > 1 ? view.shape[0] : 1);
+        result.count += result.of.back();
+    }
+    return result;
 }
 
 /// Cuts every tensor into chunks of one size, or of whole rows where several fit.
-Plan::Cut Plan::cut(bool rows) {
+Plan::Cut Plan::cut(const Units& units) const {
     Cut result{{}, std::vector<Index>(bound_.size()), std::vector<Index>(bound_.size())};
     for (const Index i : order_) {
         const Index size = bound_[at(i)].elements();
-        const Index row = rows && units_of_[at(i)] > 0 ? size / units_of_[at(i)] : size;
+        const Index row = units.of[at(i)] > 0 ? size / units.of[at(i)] : size;
         const bool whole = row < size && row <= chunk_size;
         const Index step = whole ? chunk_size / row * row : chunk_size;
         result.first[at(i)] = Index(result.chunk.size());
         for (Index first = 0; first < size;) {
             const Index row_number = first / row;
             const Index end = std::min(first + step, whole ? size : (row_number + 1) * row);
-            const Index unit = first_unit_[at(i)] + row_number;
+            const Index unit = units.first[at(i)] + row_number;
             result.chunk.push_back({i, first, end - first, whole ? row : end - first, unit, result.partials});
             result.partials += whole ? (end - first) / row : 1;
             first = end;
@@ -155,6 +163,11 @@ void Plan::append(Run& run, const Cut& cut, Index tensor, Index begin, Index end
 
 /// Shares the chunks of the active tensors out, unless the step before had the same ones.
 void Plan::select(const Options& options) {
+    if (options.by_rows && by_row_.count == 0) {
+        static_cast<Units&>(by_row_) = units(true);
+        by_row_.cut = cut(by_row_);
+        selected_.clear();
+    }
     if (selected_ == active_ && selected_threads_ == threads_allowed(options)) return;
     selected_ = active_;
     selected_threads_ = threads_allowed(options);
@@ -164,10 +177,11 @@ void Plan::select(const Options& options) {
     const int threads = threads_for(elements, options);
     const Compiled& compiled = rule();
     if (compiled.scope == Scope::all) sizes_.front() = double(elements);
-    const Cut& even = even_cut_.first.empty() ? cut_ : even_cut_;
-    even_.clear(false);
-    for (const Index i : order_)
-        if (active_[at(i)]) append(even_, even, i, 0, even.count[at(i)]);
+    for (Survey* const survey : {&by_tensor_, &by_row_}) {
+        survey->run.clear(false);
+        for (const Index i : order_)
+            if (active_[at(i)] && survey->count > 0) append(survey->run, survey->cut, i, 0, survey->cut.count[at(i)]);
+    }
 
     // Without sums chunks are free of one another. With them a unit belongs to one thread unless it is a good part of a
     // thread's work: so there are few shared units, and each of them can pay for the threads' meetings.
@@ -177,7 +191,7 @@ void Plan::select(const Options& options) {
     shared_.clear();
     for (const Index i : order_) {
         if (!active_[at(i)]) continue;
-        const Index chunks = cut_.count[at(i)], units = compiled.across ? 1 : units_of_[at(i)];
+        const Index chunks = cut_.count[at(i)], units = compiled.across ? 1 : unit_.of[at(i)];
         if (compiled.scope == Scope::all) {
             if (shared_.empty()) shared_.emplace_back().clear(false);
             append(shared_.front(), cut_, i, 0, chunks);
@@ -278,81 +292,172 @@ void Plan::over_chunks(const Run& run, const Options& options, const Body& body)
     });
 }
 
-void Plan::make_calls(const Options& options, double gradient_scale) {
+void Plan::make_calls(const Options& options) {
     const Compiled& compiled = rule();
     call_.clear();
+    const double sign = options.sign * (stage_.prepares ? 1 : stage_.prescale);
+    const bool anything = stage_.prepares || stage_.spread != 0 || stage_.average != 0 || !row_factors_.empty();
     int group = -1;
-    double t = -1;
+    double t = -1, factor = 1;
     for (const Index i : order_) {
         if (!active_[at(i)]) continue;
         // Rules with sums over all tensors have one clock, the optimizer's; elsewhere every tensor has its own.
         const double own = double((compiled.scope == Scope::all ? counts_[bound_.size()] : counts_[i]) + 1);
-        if (group_of_[at(i)] != group || own != t) {
+        // (A factor that is NaN is none that the call before could have.)
+        if (group_of_[at(i)] != group || own != t || !(per_tensor_[at(i)] == factor)) {
             group = group_of_[at(i)];
             t = own;
+            factor = per_tensor_[at(i)];
             const std::vector<double>& hyper = hyper_[at(group)];
-            const double l2 = hyper[at(compiled.hypers)], l1 = hyper[at(compiled.hypers) + 1];
+            const double* const around = hyper.data() + compiled.hypers;
             const std::uint64_t seed = compiled.seed < 0 ? 0 : std::uint64_t(hyper[at(compiled.seed)]);
-            call_.push_back({t, gradient_scale, hyper.data(), given_.data(), seed, l2, l1, options.lower, options.upper,
-                             l2 != 0 || l1 != 0, options.bounded});
+            call_.push_back({t, sign * factor, hyper.data(), given_.data(), seed, around[0], around[1], around[2],
+                             around[3]});
         }
         Tensor& tensor = tensor_[at(i)];
         const Call& call = call_.back();
         tensor.call = &call;
         const Dtype compute = computes_in_double(bound_[at(i)]) ? Dtype::float64 : Dtype::float32;
         const auto direct = [compute](const Operand& operand) { return !operand.layout && operand.dtype == compute; };
+        const bool staged = anything || call.l2 != 0 || call.l1 != 0 || call.decay != 0 || call.shrink != 0;
         tensor.plain =
-            native_[at(i)] && !call.regularised && !call.bounded && compiled.operands.draws == 0 && direct(tensor.g);
+            native_[at(i)] && !staged && !tensor.bounded && compiled.operands.draws == 0 && direct(tensor.g);
         for (int s = 0; s < compiled.operands.inputs; ++s) tensor.plain = tensor.plain && direct(tensor.slot[s]);
     }
 }
 
-double Plan::sum_of_squares(const Cut& cut, const Options& options, double scale) {
+void Plan::set_box(Index tensor, double lower, double upper) {
+    Tensor& t = tensor_[at(tensor)];
+    t.bounded = true;
+    t.lower = lower;
+    t.upper = upper;
+}
+
+void Plan::set_decay(Index tensor, bool decays, const View* anchor) {
+    Tensor& t = tensor_[at(tensor)];
+    t.decays = decays;
+    if (anchor) t.anchor = {anchor->data, nullptr, anchor->dtype};
+}
+
+void Plan::set_average(Index tensor, const View* average) {
+    tensor_[at(tensor)].average = average ? Operand{average->data, nullptr, average->dtype} : Operand{};
+}
+
+void Plan::begin(const Options& options, double prescale) {
+    select(options);
+    stage_.prescale = prescale;
+    if (factored_) {
+        std::fill(per_tensor_.begin(), per_tensor_.end(), 1.0);
+        for (Tensor& tensor : tensor_) tensor.row_scale = nullptr;
+        row_factors_.clear();
+        factored_ = false;
+    }
+    if (!stage_.centred) return;
+    stage_.prepares = false;  // the means are those of the gradient as it came
+    means_ = norms(options, Norm::sum, 1, 1, false);
+    stage_.prepares = true;
+    for (std::size_t i = 0; i < tensor_.size(); ++i) {
+        if (tensor_[i].rows == 0) continue;
+        double* const mean = means_.data() + by_row_.first[i];
+        for (Index row = 0; row < by_row_.of[i]; ++row) mean[row] = prescale * mean[row] / double(tensor_[i].row);
+        tensor_[i].row_mean = mean;
+    }
+}
+
+std::vector<double> Plan::norms(const Options& options, Norm norm, double power, double scale, bool weights) {
     const AllStages& stages = *isa().stages;
-    over_chunks(even_, options, [&](Index begin, Index end, int is_double) {
-        const auto squares = is_double ? stages.float64.squares : stages.float32.squares;
+    const Survey& of = survey(options);
+    survey_partials_.resize(at(of.cut.partials));
+    const Run& run = of.run;
+    over_chunks(run, options, [&](Index begin, Index end, int is_double) {
+        const auto measure = is_double ? stages.float64.measure : stages.float32.measure;
+        Tensor copy;
         for (Index c = begin; c < end;) {
-            const Chunk& first = even_.chunk[at(c)];
+            const Chunk& first = run.chunk[at(c)];
+            const Tensor* tensor = &tensor_[at(first.tensor)];
+            if (weights) {
+                copy.g = tensor->p;
+                copy.stage = nullptr;
+                tensor = &copy;
+            }
+            if (first.row < first.size) {
+                for (Index row = 0; row * first.row < first.size; ++row)
+                    measure(*tensor, norm, power, first.first + row * first.row, first.row, scale,
+                            &survey_partials_[at(first.partial + row)]);
+                ++c;
+                continue;
+            }
             Index size = 0;
-            for (; c < end && even_.chunk[at(c)].tensor == first.tensor; ++c) size += even_.chunk[at(c)].size;
-            squares(tensor_[at(first.tensor)].g, first.first, size, scale, &squares_[at(first.partial)]);
+            for (; c < end && run.chunk[at(c)].unit == first.unit; ++c) size += run.chunk[at(c)].size;
+            measure(*tensor, norm, power, first.first, size, scale, &survey_partials_[at(first.partial)]);
         }
     });
+    std::vector<double> units(at(of.count), 0.0);
+    for (const Chunk& chunk : run.chunk)
+        for (Index row = 0; row * chunk.row < chunk.size; ++row) {
+            double& unit = units[at(chunk.unit + row)];
+            const double partial = survey_partials_[at(chunk.partial + row)];
+            if (norm == Norm::largest)
+                unit = partial > unit || partial != partial ? partial : unit;
+            else
+                unit += partial;
+        }
+    return units;
+}
+
+/// Adds units up tensor by tensor, in the caller's order.
+double Plan::total(const Survey& survey, const std::vector<double>& units) const {
     double total = 0;
     for (std::size_t i = 0; i < bound_.size(); ++i) {
         if (!active_[i]) continue;
         double of_tensor = 0;
-        for (Index c = 0; c < cut.count[i]; ++c) of_tensor += squares_[at(cut.chunk[at(cut.first[i] + c)].partial)];
+        for (Index unit = 0; unit < survey.of[i]; ++unit) of_tensor += units[at(survey.first[i] + unit)];
         total += of_tensor;
     }
     return total;
 }
 
-/// Reads all gradients: their norm, and whether they are finite.
 Outcome Plan::measure(const Options& options) {
-    const Cut& cut = even_cut_.first.empty() ? cut_ : even_cut_;
-    squares_.resize(cut.chunk.size());
+    const Survey& of = survey(options);
     Outcome outcome;
     outcome.measured = true;
-    double scale = 1, total = sum_of_squares(cut, options, scale);
-    if (!std::isfinite(total) && even_.floats < Index(even_.chunk.size())) {
+    const bool prepares = std::exchange(stage_.prepares, false);  // a limit would hide infinity
+    scale_ = 1;
+    squares_ = norms(options, Norm::squares, 2, scale_, false);
+    double sum = total(of, squares_);
+    if (!std::isfinite(sum) && of.run.floats < Index(of.run.chunk.size())) {
         // Finite doubles may have infinite squares: 2^-600 brings every one of them into range.
-        scale = 0x1p-600;
-        total = sum_of_squares(cut, options, scale);
+        scale_ = 0x1p-600;
+        squares_ = norms(options, Norm::squares, 2, scale_, false);
+        sum = total(of, squares_);
     }
-    outcome.norm = std::sqrt(total) / scale;
+    stage_.prepares = prepares;
+    scale_ /= std::abs(stage_.prescale);
+    outcome.norm = std::sqrt(sum) / scale_;
     const bool given_finite = std::all_of(given_.begin(), given_.end(), [](double x) { return std::isfinite(x); });
-    if (!std::isfinite(total) || !given_finite) {
+    if (!std::isfinite(sum) || !given_finite) {
         for (std::size_t i = 0; i < bound_.size() && outcome.nonfinite_tensor < 0; ++i)
-            for (Index c = 0; active_[i] && c < cut.count[i]; ++c)
-                if (!std::isfinite(squares_[at(cut.chunk[at(cut.first[i] + c)].partial)]))
-                    outcome.nonfinite_tensor = Index(i);
+            for (Index unit = 0; active_[i] && unit < of.of[i]; ++unit)
+                if (!std::isfinite(squares_[at(of.first[i] + unit)])) outcome.nonfinite_tensor = Index(i);
         if (options.nonfinite == Nonfinite::raise) outcome.status = Outcome::Status::nonfinite;
         if (options.nonfinite == Nonfinite::skip) outcome.status = Outcome::Status::skipped;
     }
-    if (options.max_norm >= 0 && !(outcome.norm <= options.max_norm))
-        outcome.clip = options.max_norm * scale / std::sqrt(total);
     return outcome;
+}
+
+void Plan::set_factors(const Options& options, const std::vector<double>& factors) {
+    const Survey& of = survey(options);
+    if (factors.size() != 1 && factors.size() != at(of.count))
+        throw std::invalid_argument("there must be one factor, or one for every unit");
+    const bool by_rows = options.by_rows && factors.size() != 1;
+    factored_ = true;
+    if (by_rows) row_factors_ = factors;
+    for (std::size_t i = 0; i < tensor_.size(); ++i) {
+        if (by_rows && tensor_[i].rows != 0)
+            tensor_[i].row_scale = row_factors_.data() + of.first[i];
+        else if (of.of[i] > 0)
+            per_tensor_[i] = factors.size() == 1 ? factors.front() : factors[at(of.first[i])];
+    }
 }
 
 /// Adds the partial sums of all tensors, in the caller's order, which no number of threads changes.
@@ -371,15 +476,9 @@ void Plan::combine(int sweep, int sums_before) {
     }
 }
 
-Outcome Plan::step(const Options& options) {
+void Plan::step(const Options& options) {
     const Compiled& compiled = rule();
-    select(options);
-    Outcome outcome;
-    if (options.max_norm >= 0 || options.nonfinite != Nonfinite::propagate) {
-        outcome = measure(options);
-        if (outcome.status != Outcome::Status::done) return outcome;
-    }
-    make_calls(options, options.sign * outcome.clip);
+    make_calls(options);
 
     const AllStages& stages = *isa().stages;
     const auto job = [&](const Run& run, int sweep, int is_double) {
@@ -413,13 +512,11 @@ Outcome Plan::step(const Options& options) {
         const int is_double = computes_in_double(bound_[i]);
         const bool commits = compiled.scalars > 0 && (compiled.scope != Scope::all || first);
         if (commits)
-            compiled.commit[is_double](job(own_, 0, is_double), *tensor_[i].call, first_unit_[i],
-                                       first_unit_[i] + (compiled.scope == Scope::all ? 1 : units_of_[i]));
+            compiled.commit[is_double](job(own_, 0, is_double), *tensor_[i].call, unit_.first[i], unit_.first[i] + unit_.of[i]);
         first = false;
         ++counts_[i];
     }
     ++counts_[bound_.size()];
-    return outcome;
 }
 
 }  // namespace schuss

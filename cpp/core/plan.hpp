@@ -29,10 +29,8 @@ Index item_size(Dtype dtype);
 enum class Nonfinite { propagate, raise, skip };
 
 struct Options {
-    double sign = 1;       ///< -1 to ascend
-    double max_norm = -1;  ///< the global norm to clip to; negative: no clipping
-    bool bounded = false;
-    double lower = 0, upper = 0;
+    double sign = 1;  ///< -1 to ascend
+    bool by_rows = false;  ///< norms are those of rows, not of tensors
     Nonfinite nonfinite = Nonfinite::propagate;
     bool flush_subnormals = false;
     int threads = 0;  ///< 0: the package's
@@ -42,7 +40,6 @@ struct Outcome {
     enum class Status { done, skipped, nonfinite } status = Status::done;
     bool measured = false;        ///< were the gradients read before the step?
     double norm = 0;              ///< of all gradients, before clipping
-    double clip = 1;              ///< what the gradients were multiplied with
     Index nonfinite_tensor = -1;  ///< the first whose gradient is not finite
 };
 
@@ -59,8 +56,20 @@ public:
     Index tensors() const { return Index(bound_.size()); }
     const View& parameter(Index tensor) const { return bound_[std::size_t(tensor)]; }
 
-    /// The hyper-parameters of a group: the rule's, then l2 and l1.
+    Plan(const Plan&) = delete;  // tensors point to the stage
+    Plan& operator=(const Plan&) = delete;
+
+    /// The hyper-parameters of a group: the rule's, then l2, l1, the rate of decay and the proximal threshold.
     void set_hyper(int group, const std::vector<double>& values);
+
+    /// What surrounds the rule in the next steps; `prepares` and `centred` decide what norms are.
+    void set_stage(const Stage& stage) { stage_ = stage; }
+    void set_box(Index tensor, double lower, double upper);
+    void set_noise(Index tensor, std::uint64_t stream) { tensor_[std::size_t(tensor)].noise_stream = stream; }
+    /// Where a tensor decays to, if at all: an array of its shape and memory order, or null for 0.
+    void set_decay(Index tensor, bool decays, const View* anchor);
+    /// The array that the running average of a tensor is kept in, or null.
+    void set_average(Index tensor, const View* average);
 
     /// The numbers that come with the next step.
     void set_given(const std::vector<double>& values) { std::copy(values.begin(), values.end(), given_.begin()); }
@@ -76,8 +85,25 @@ public:
     /// Does [low, high) touch a parameter or a state array?
     bool overlaps(const std::byte* low, const std::byte* high) const;
 
-    /// Steps the active tensors. Everything that can fail happens before the first write.
-    Outcome step(const Options& options);
+    /// Chooses what the next step runs over, and takes the means of rows where gradients are centred. The first of
+    /// three parts of a step, of which only the last one writes.
+    void begin(const Options& options, double prescale);
+    /// Reads all gradients: their norm, and whether they are finite.
+    Outcome measure(const Options& options);
+    /// The sums of squares that `measure` found, per unit (a row or a tensor): of the gradients as they came, times
+    /// `scale` twice.
+    const std::vector<double>& squares(double& scale) const {
+        scale = scale_;
+        return squares_;
+    }
+    /// The same for any norm, of the prepared gradients or of the weights.
+    std::vector<double> norms(const Options& options, Norm norm, double power, double scale, bool weights);
+    /// Units of every tensor.
+    Index rows(const Options& options, Index tensor) const { return survey(options).of[std::size_t(tensor)]; }
+    /// Multiplies the gradients of the next step: one factor, or one for every unit.
+    void set_factors(const Options& options, const std::vector<double>& factors);
+    /// Steps the active tensors.
+    void step(const Options& options);
 
 private:
     struct Interval {
@@ -98,16 +124,28 @@ private:
         void clear(bool whole_units);
     };
 
-    Cut cut(bool rows);
+    /// What a sum runs over: `of[tensor]` units from number `first[tensor]` on.
+    struct Units {
+        std::vector<Index> first, of;
+        Index count = 0;
+    };
+    /// Units of gradients that norms are taken of.
+    struct Survey : Units {
+        Cut cut;
+        Run run;  ///< all active chunks
+    };
+
+    Units units(bool rows) const;
+    Cut cut(const Units& units) const;
+    const Survey& survey(const Options& options) const { return options.by_rows ? by_row_ : by_tensor_; }
+    double total(const Survey& survey, const std::vector<double>& units) const;
     void append(Run& run, const Cut& cut, Index tensor, Index begin, Index end) const;
     void select(const Options& options);
     static Index threads_allowed(const Options& options);
     static int threads_for(Index elements, const Options& options);
     template <class Body>
     void over_chunks(const Run& run, const Options& options, const Body& body) const;
-    Outcome measure(const Options& options);
-    double sum_of_squares(const Cut& cut, const Options& options, double scale);
-    void make_calls(const Options& options, double gradient_scale);
+    void make_calls(const Options& options);
     void combine(int sweep, int sums_before);
 
     int rule_;
@@ -123,20 +161,24 @@ private:
     std::vector<char> active_, native_;  ///< native: parameter and state have the compute type
     std::vector<Index> order_;           ///< tensors sorted by compute type, then group: the order of the chunks
     Cut cut_;
-    Cut even_cut_;  ///< for norms: where chunks of the rule are whole rows, those of the norm still have one size
-    Run own_;       ///< units that one thread steps, all sweeps of one after the other
+    Survey by_tensor_, by_row_;  ///< the latter only where a step asks for it
+    Run own_;                    ///< units that one thread steps, all sweeps of one after the other
     std::vector<Run> shared_;  ///< large units (tensors where rows are added up), one run each, which all threads step
                                ///< sweep by sweep
-    Run even_;                 ///< all active chunks, for norms
     std::vector<char> selected_;
     Index selected_threads_ = 0;  ///< the active tensors and the threads allowed, for which the runs were made
-    std::vector<Index> first_unit_, units_of_;  ///< per tensor
-    Index units_ = 0;
+    Units unit_;  ///< of the rule's sums
+
+    Stage stage_;
+    std::vector<double> squares_, factors_, means_, row_factors_;
+    std::vector<double> per_tensor_;  ///< what each tensor's gradient is multiplied with
+    double scale_ = 1;
+    bool factored_ = false;
 
     std::vector<Layout> layout_;  ///< per tensor: of the gradient and of each input
     std::vector<Index> layout_numbers_;
     std::vector<Call> call_;
-    std::vector<double> sizes_, sums_, partials_, squares_;
+    std::vector<double> sizes_, sums_, partials_, survey_partials_;
     std::vector<Interval> interval_;
 };
 

@@ -175,52 +175,160 @@ template <class T>
 // ---- the stages
 // ------------------------------------------------------------------------------------------------------
 
+/// Calls `visit(row, from, to)` with the parts of a block that belong to one row each.
+template <class Visit>
+inline void each_row_of(const Tensor& tensor, Index first, int size, const Visit& visit) {
+    for (int from = 0; from < size;) {
+        const Index row = (first + from) / tensor.row, left = (row + 1) * tensor.row - first;
+        const int to = left < size ? int(left) : size;
+        visit(row, from, to);
+        from = to;
+    }
+}
+
+/// A block of the gradient as norms see it.
+template <class T>
+[[gnu::noinline]] const T* prepared(const Tensor& tensor, Index first, int size, T* room) {
+    const T* const g = fetch(tensor.g, first, size, room);
+    const Stage* const stage = tensor.stage;
+    if (!stage || !stage->prepares) return g;
+    const T scale = T(stage->prescale), limit = T(stage->limit);
+#pragma omp simd
+    for (int i = 0; i < size; ++i) room[i] = scale * g[i];
+    if (tensor.row_mean) {
+        each_row_of(tensor, first, size, [&](Index row, int from, int to) {
+            const T mean = T(tensor.row_mean[row]);
+#pragma omp simd
+            for (int i = from; i < to; ++i) room[i] = room[i] - mean;
+        });
+    }
+    if (limit < std::numeric_limits<T>::infinity()) {
+#pragma omp simd
+        for (int i = 0; i < size; ++i) room[i] = clip(room[i], -limit, limit);
+    }
+    return room;
+}
+
+/// The gradient that the rule sees: prepared, scaled, with noise and with that of the penalties on the weights.
+template <class T>
+inline void load_gradient(const Tensor& tensor, Index first, int size, Block<T>& block) {
+    const Call& call = *tensor.call;
+    T* const room = block.scratch + block_size;
+    const T* g = prepared(tensor, first, size, room);
+    T scale = T(call.gradient_scale);
+    if (tensor.row_scale) {
+        each_row_of(tensor, first, size, [&](Index row, int from, int to) {
+            const T factor = T(call.gradient_scale * tensor.row_scale[row]);
+#pragma omp simd
+            for (int i = from; i < to; ++i) room[i] = factor * g[i];
+        });
+        g = room;
+        scale = T(1);
+    }
+    if (tensor.stage->spread != 0) {
+        const T spread = T(tensor.stage->spread);
+        T* const normal = block.room;
+        draw_normals(tensor.stage->noise_seed, std::uint64_t(call.t), tensor.noise_stream, std::uint64_t(first), size,
+                     normal);
+#pragma omp simd
+        for (int i = 0; i < size; ++i) room[i] = scale * g[i] + spread * normal[i];
+        g = room;
+        scale = T(1);
+    }
+    if (call.l1 != 0 || call.l2 != 0) {
+        const T l2 = T(call.l2), l1 = T(call.l1);
+        const T* const p = block.p;
+        // Only the terms asked for: g + 0 * p is not g where g is -0 or p is infinite.
+        if (call.l1 == 0) {
+#pragma omp simd
+            for (int i = 0; i < size; ++i) room[i] = scale * g[i] + l2 * p[i];
+        } else if (call.l2 == 0) {
+#pragma omp simd
+            for (int i = 0; i < size; ++i) room[i] = scale * g[i] + l1 * sign(p[i]);
+        } else {
+#pragma omp simd
+            for (int i = 0; i < size; ++i) room[i] = scale * g[i] + l2 * p[i] + l1 * sign(p[i]);
+        }
+        g = room;
+        scale = T(1);
+    }
+    block.g = g;
+    block.gradient_scale = scale;
+}
+
 template <class T>
 void load(const Tensor& tensor, const Operands& operands, Index first, int size, Block<T>& block) {
     const Call& call = *tensor.call;
-    T* scratch = block.scratch;
-    block.p = fetch(tensor.p, first, size, scratch);
-    T* const gradient = scratch + block_size;
-    block.g = fetch(tensor.g, first, size, gradient);
-    block.gradient_scale = T(call.gradient_scale);
+    block.p = fetch(tensor.p, first, size, block.scratch);
     for (int s = 0; s < operands.slots; ++s) {
-        T* const room = scratch + (2 + s) * block_size;
+        T* const room = block.scratch + (2 + s) * block_size;
         block.slot[s] = fetch(tensor.slot[s], first, size, room);
         if (s < operands.inputs || s >= operands.first_state()) continue;
         block.slot[s] = room;
         draw_normals(call.seed, std::uint64_t(call.t), tensor.stream, std::uint64_t(first), size, room);
     }
+    load_gradient(tensor, first, size, block);
+    if (call.decay != 0 && tensor.decays) std::memcpy(block.before, block.p, std::size_t(size) * sizeof(T));
+}
 
-    if (!call.regularised) return;
-    const T scale = block.gradient_scale, l2 = T(call.l2), l1 = T(call.l1);
-    const T* const p = block.p;
-    const T* const g = block.g;
-    // Only the terms asked for: g + 0 * p is not g where g is -0 or p is infinite.
-    if (call.l1 == 0) {
+/// Weights decay by a share of where they were, or of their distance from an anchor.
+template <class T>
+inline void decay(const Tensor& tensor, Index first, int size, Block<T>& block) {
+    const T rate = T(tensor.call->decay);
+    T* const p = block.p;
+    const T* const before = block.before;
+    T* const away = block.room;
+    if (const T* const anchor = fetch(tensor.anchor, first, size, block.room)) {
 #pragma omp simd
-        for (int i = 0; i < size; ++i) gradient[i] = scale * g[i] + l2 * p[i];
-    } else if (call.l2 == 0) {
+        for (int i = 0; i < size; ++i) away[i] = before[i] - anchor[i];
+    } else {
+        std::memcpy(away, before, std::size_t(size) * sizeof(T));
+    }
+    if (tensor.stage->cautious) {
 #pragma omp simd
-        for (int i = 0; i < size; ++i) gradient[i] = scale * g[i] + l1 * sign(p[i]);
+        for (int i = 0; i < size; ++i) {
+            const T part = where((before[i] - p[i]) * away[i] > T(0), rate * away[i], T(0));
+            p[i] = p[i] - part;
+        }
     } else {
 #pragma omp simd
-        for (int i = 0; i < size; ++i) gradient[i] = scale * g[i] + l2 * p[i] + l1 * sign(p[i]);
+        for (int i = 0; i < size; ++i) p[i] = p[i] - rate * away[i];
     }
-    block.g = gradient;
-    block.gradient_scale = T(1);
+}
+
+/// The running average of the weights as they are stored.
+template <class T>
+inline void add_to_average(const Tensor& tensor, Index first, int size, Block<T>& block) {
+    const T share = T(tensor.stage->average);
+    const T* const p = fetch(tensor.p, first, size, block.before);
+    T* const average = fetch(tensor.average, first, size, block.room);
+    if (share == T(1)) {
+        std::memcpy(average, p, std::size_t(size) * sizeof(T));
+    } else {
+#pragma omp simd
+        for (int i = 0; i < size; ++i) average[i] = average[i] + share * (p[i] - average[i]);
+    }
+    put_back(tensor.average, first, size, average);
 }
 
 template <class T>
 void store(const Tensor& tensor, const Operands& operands, Index first, int size, Block<T>& block) {
     const Call& call = *tensor.call;
-    if (call.bounded) {
-        const T lower = T(call.lower), upper = T(call.upper);
-        T* const p = block.p;
+    T* const p = block.p;
+    if (call.decay != 0 && tensor.decays) decay(tensor, first, size, block);
+    if (call.shrink != 0) {
+        const T shrink = T(call.shrink);
+#pragma omp simd
+        for (int i = 0; i < size; ++i) p[i] = sign(p[i]) * maximum(abs(p[i]) - shrink, T(0));
+    }
+    if (tensor.bounded) {
+        const T lower = T(tensor.lower), upper = T(tensor.upper);
 #pragma omp simd
         for (int i = 0; i < size; ++i) p[i] = clip(p[i], lower, upper);
     }
-    put_back(tensor.p, first, size, block.p);
+    put_back(tensor.p, first, size, p);
     for (int s = operands.first_state(); s < operands.slots; ++s) put_back(tensor.slot[s], first, size, block.slot[s]);
+    if (tensor.stage->average != 0 && tensor.average.data) add_to_average(tensor, first, size, block);
 }
 
 /// Adds terms to their lanes: element i of a chunk belongs to lane i modulo 16. (Nothing else points to the lanes: so
@@ -232,34 +340,62 @@ void sum(const double* __restrict terms, int size, double* __restrict lane) {
     for (int j = 0; i + j < size; ++j) lane[j] += terms[i + j];
 }
 
-/// Adds squares to the lanes of several chunks, each `chunk_size` elements after the one before, side by side: one
+// ---- norms ----------------------------------------------------------------------------------------------------------
+
+template <Norm norm>
+inline double add(double sum, double x, [[maybe_unused]] double power) {
+    if constexpr (norm == Norm::largest)
+        return maximum(sum, abs(x));
+    else if constexpr (norm == Norm::sum)
+        return sum + x;
+    else if constexpr (norm == Norm::absolute)
+        return sum + abs(x);
+    else if constexpr (norm == Norm::squares)
+        return sum + x * x;
+    else
+        return sum + schuss::power(abs(x), power);
+}
+
+/// Adds elements to the lanes of several chunks, each `chunk_size` elements after the one before, side by side: one
 /// stream of loads does not keep a core's share of the memory busy (measured: four take two thirds of the time of one).
-template <int chunks, class T>
-inline void add_squares(const T* __restrict block, Index size, double scale, double (&lane)[chunks][lanes]) {
-    const auto square = [scale](T x) {
-        const double scaled = scale * double(x);
-        return scaled * scaled;
-    };
+template <Norm norm, int chunks, class T>
+inline void add_elements(const T* __restrict block, Index size, double scale, double power,
+                         double (&lane)[chunks][lanes]) {
     double* __restrict to = lane[0];  // nothing else points there: see `sum`
+    const auto with = [&](int at, Index i) { to[at] = add<norm>(to[at], scale * double(block[i]), power); };
     Index i = 0;
     for (; i + lanes <= size; i += lanes)
         for (int c = 0; c < chunks; ++c) {
+            if constexpr (norm == Norm::powers) {
+                for (int j = 0; j < lanes; ++j) with(c * lanes + j, c * chunk_size + i + j);
+            } else {
 #pragma omp simd
-            for (int j = 0; j < lanes; ++j) to[c * lanes + j] += square(block[c * chunk_size + i + j]);
+                for (int j = 0; j < lanes; ++j) with(c * lanes + j, c * chunk_size + i + j);
+            }
         }
     for (int c = 0; c < chunks; ++c)
-        for (Index j = 0; i + j < size; ++j) to[c * lanes + j] += square(block[c * chunk_size + i + j]);
+        for (Index j = 0; i + j < size; ++j) with(c * lanes + int(j), c * chunk_size + i + j);
 }
 
-template <class T>
-void squares(const Operand& g, Index first, Index size, double scale, double* sums) {
+/// The end of a chunk, by halves as in every sum.
+template <Norm norm>
+inline double end_of(double (&lane)[lanes]) {
+    if constexpr (norm != Norm::largest) return sum_of(lane);
+    double largest = lane[0];
+    for (const double each : lane) largest = maximum(largest, each);
+    return largest;
+}
+
+template <Norm norm, class T>
+inline void measure_as(const Tensor& tensor, double power, Index first, Index size, double scale, double* sums) {
     constexpr int many = 4;
-    const bool direct = !g.layout && g.dtype == dtype_of<T>;
+    const Operand& g = tensor.g;
+    const bool direct = !g.layout && g.dtype == dtype_of<T> && !(tensor.stage && tensor.stage->prepares);
     while (size > 0) {
         if (direct && size >= many * chunk_size) {
             alignas(64) double lane[many][lanes] = {};
-            add_squares(reinterpret_cast<const T*>(g.data) + first, chunk_size, scale, lane);
-            for (auto& each : lane) *sums++ = sum_of(each);
+            add_elements<norm>(reinterpret_cast<const T*>(g.data) + first, chunk_size, scale, power, lane);
+            for (auto& each : lane) *sums++ = end_of<norm>(each);
             first += many * chunk_size;
             size -= many * chunk_size;
             continue;
@@ -270,15 +406,26 @@ void squares(const Operand& g, Index first, Index size, double scale, double* su
         alignas(64) T scratch[read_size];
         for (Index n; first < end; first += n) {
             n = end - first < read_size ? end - first : read_size;
-            add_squares(fetch(g, first, int(n), scratch), n, scale, lane);
+            add_elements<norm>(prepared(tensor, first, int(n), scratch), n, scale, power, lane);
         }
-        *sums++ = sum_of(lane[0]);
+        *sums++ = end_of<norm>(lane[0]);
+    }
+}
+
+template <class T>
+void measure(const Tensor& tensor, Norm norm, double power, Index first, Index size, double scale, double* sums) {
+    switch (norm) {
+        case Norm::sum: return measure_as<Norm::sum, T>(tensor, power, first, size, scale, sums);
+        case Norm::absolute: return measure_as<Norm::absolute, T>(tensor, power, first, size, scale, sums);
+        case Norm::squares: return measure_as<Norm::squares, T>(tensor, power, first, size, scale, sums);
+        case Norm::powers: return measure_as<Norm::powers, T>(tensor, power, first, size, scale, sums);
+        case Norm::largest: return measure_as<Norm::largest, T>(tensor, power, first, size, scale, sums);
     }
 }
 
 template <class T>
 consteval Stages<T> stages() {
-    return {load<T>, store<T>, sum, squares<T>};
+    return {load<T>, store<T>, sum, measure<T>};
 }
 
 }  // namespace

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from schuss import _core, clipping, math, schedules
 from schuss._runtime import configure, get_num_threads, instruction_sets, set_num_threads, show_runtime, use_isa
-from schuss.clipping import ClipNorm
+from schuss.clipping import AdaGC, AutoClip, ClipAdaptive, ClipNorm, ClipValue
 from schuss.optimizer import Group, Optimizer, StateError, StepInfo
 from schuss.optimizers import __path__ as _folder  # imported here, or it would replace the function of its name
+from schuss.stages import Decay, GradientNoise, Skip
 
 if TYPE_CHECKING:
     from schuss import aggregation
@@ -23,16 +24,24 @@ if TYPE_CHECKING:
 __version__: str = _core.__version__
 
 __all__ = [
+    "AdaGC",
+    "AutoClip",
     "CheckpointError",
+    "ClipAdaptive",
     "ClipNorm",
+    "ClipValue",
+    "Decay",
     "DropoutMask",
+    "GradientNoise",
     "Group",
     "Optimizer",
+    "Skip",
     "StateError",
     "StepInfo",
     "aggregation",
     "catalogue",
     "clipping",
+    "constraints",
     "dropout",
     "get_num_threads",
     "instruction_sets",
@@ -70,7 +79,7 @@ def optimizers() -> dict[str, type[Optimizer]]:
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("aggregation", "catalogue", "optimizer", "reference"):
+    if name in ("aggregation", "catalogue", "constraints", "optimizer", "reference"):
         return importlib.import_module(f"schuss.{name}")
     if name == "CheckpointError":  # files need modules that an import of schuss need not wait for
         return importlib.import_module("schuss.checkpoint").CheckpointError

@@ -3,6 +3,7 @@ from schuss import _core as _core
 from schuss import aggregation as aggregation
 from schuss import catalogue as catalogue
 from schuss import clipping as clipping
+from schuss import constraints as constraints
 from schuss import math as math
 from schuss import reference as reference
 from schuss import schedules as schedules
@@ -12,7 +13,11 @@ from schuss._runtime import set_num_threads as set_num_threads
 from schuss._runtime import show_runtime as show_runtime
 from schuss._runtime import use_isa as use_isa
 from schuss.checkpoint import CheckpointError as CheckpointError
+from schuss.clipping import AdaGC as AdaGC
+from schuss.clipping import AutoClip as AutoClip
+from schuss.clipping import ClipAdaptive as ClipAdaptive
 from schuss.clipping import ClipNorm as ClipNorm
+from schuss.clipping import ClipValue as ClipValue
 from schuss.masks import DropoutMask as DropoutMask
 from schuss.masks import dropout as dropout
 from schuss.optimizer import Group as Group
@@ -80,6 +85,9 @@ from schuss.optimizers.simplified_ademamix import SimplifiedAdEMAMix as Simplifi
 from schuss.optimizers.stable_adamw import StableAdamW as StableAdamW
 from schuss.optimizers.tiger import Tiger as Tiger
 from schuss.optimizers.yogi import Yogi as Yogi
+from schuss.stages import Decay as Decay
+from schuss.stages import GradientNoise as GradientNoise
+from schuss.stages import Skip as Skip
 
 __version__: str
 

@@ -32,13 +32,48 @@ class Plan:
         counts: numpy.typing.NDArray[numpy.int64],
         uint16_is_bfloat16: bool,
     ) -> None: ...
+    def active(self) -> list[bool]:
+        """
+        Within a step: which tensors have a gradient.
+        """
     def check_idle(self) -> None:
         """
         Raise RuntimeError if a step is under way.
         """
+    def norms(
+        self,
+        norm: typing.SupportsInt | typing.SupportsIndex,
+        power: typing.SupportsFloat | typing.SupportsIndex,
+        scale: typing.SupportsFloat | typing.SupportsIndex,
+        weights: bool,
+    ) -> numpy.typing.NDArray[numpy.float64]:
+        """
+        Within a step: the sums of a norm of every unit, of gradients or weights.
+        """
     def outcome(self) -> dict[str, typing.Any]:
         """
         What the last step did.
+        """
+    def rows(self) -> list[int]:
+        """
+        Within a step: units of every tensor.
+        """
+    def set_averages(self, averages: collections.abc.Sequence[typing.Any]) -> None:
+        """
+        Set the arrays that average the tensors.
+        """
+    def set_box(
+        self,
+        tensor: typing.SupportsInt | typing.SupportsIndex,
+        lower: typing.SupportsFloat | typing.SupportsIndex,
+        upper: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> None:
+        """
+        Bound a tensor.
+        """
+    def set_decay(self, tensor: typing.SupportsInt | typing.SupportsIndex, decays: bool, anchor: typing.Any) -> None:
+        """
+        Say whether a tensor decays, and where to.
         """
     def set_hyper(
         self,
@@ -48,23 +83,46 @@ class Plan:
         """
         Set a group's hyper-parameters.
         """
+    def set_noise(
+        self, tensor: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex
+    ) -> None:
+        """
+        Choose a gradient's noise.
+        """
     def set_options(
         self,
         sign: typing.SupportsFloat | typing.SupportsIndex,
-        max_norm: typing.SupportsFloat | typing.SupportsIndex,
-        bounds: tuple[typing.SupportsFloat | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex] | None,
+        by_rows: bool,
         nonfinite: typing.SupportsInt | typing.SupportsIndex,
         flush_subnormals: bool,
         threads: typing.SupportsInt | typing.SupportsIndex,
     ) -> None:
         """
+        Set how steps run.
+        """
+    def set_stage(
+        self,
+        limit: typing.SupportsFloat | typing.SupportsIndex,
+        centred: bool,
+        spread: typing.SupportsFloat | typing.SupportsIndex,
+        noise_seed: typing.SupportsInt | typing.SupportsIndex,
+        cautious: bool,
+        average: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> None:
+        """
         Set what surrounds the rule.
+        """
+    def squares(self) -> tuple[numpy.typing.NDArray[numpy.float64], float]:
+        """
+        Within a step: sums of squares of every unit's gradient, and their scale.
         """
     def step(
         self,
         gradients: typing.Any,
         inputs: tuple[typing.Any, ...],
         given: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+        scale: typing.SupportsFloat | typing.SupportsIndex,
+        factors: typing.Any,
     ) -> int:
         """
         Step once; 0 done, 1 skipped, 2 refused for a non-finite gradient.

@@ -87,6 +87,38 @@ Growth: TypeAlias = Annotated[float | Schedule, Domain(1.0, upper_open=False)]
 Switch: TypeAlias = Annotated[bool, Domain(switch=True)]
 
 
+def checked(owner: str, name: str, value: object, domain: Domain) -> float | bool | Schedule:
+    """Return a number of a domain, or a schedule; raise a sentence that starts with the owner's name."""
+    if callable(value) and not domain.switch:
+        return value
+    return domain.check(f"{owner}: {name}", value, "a real number or a schedule")
+
+
+def value_at(owner: str, name: str, value: float | bool | Schedule, domain: Domain, step: int) -> float:
+    """Return a number, or what a schedule gives at a step, checked."""
+    if not callable(value):
+        return float(value)
+    now: object = value(step)
+    number = as_float(now)
+    if number is None:
+        raise TypeError(f"{owner}: the schedule of {name} must give a real number, got {now!r} at step {step}")
+    if number not in domain:
+        raise ValueError(f"{owner}: the schedule of {name} must stay in {domain}, got {number:g} at step {step}")
+    return number
+
+
+def argument(owner: object, name: str, domain: Domain, step: int | None = None, *, schedule: bool = True) -> float:
+    """Check an argument that an object keeps, or return its value at a step."""
+    who, value = type(owner).__name__, getattr(owner, name)
+    if step is not None:
+        return value_at(who, name, value, domain, step)
+    if schedule:
+        checked(who, name, value, domain)
+    else:
+        domain.check(f"{who}: {name}", value)
+    return math.nan
+
+
 class Hyperparameter:
     """A hyper-parameter as an attribute: reading gives the optimizer's value, assignment checks and sets all groups."""
 
@@ -103,25 +135,11 @@ class Hyperparameter:
 
     def check(self, optimizer: str, value: object) -> float | bool | Schedule:
         """Return a valid value, or raise a sentence that starts with the optimizer's name."""
-        if callable(value) and not self.domain.switch:
-            return value
-        return self.domain.check(f"{optimizer}: {self.name}", value, "a real number or a schedule")
+        return checked(optimizer, self.name, value, self.domain)
 
     def at(self, optimizer: str, value: float | bool | Schedule, step: int) -> float:
         """Return the value at a step, of a schedule as well."""
-        if not callable(value):
-            return float(value)
-        now: object = value(step)
-        number = as_float(now)
-        if number is None:
-            raise TypeError(
-                f"{optimizer}: the schedule of {self.name} must give a real number, got {now!r} at step {step}"
-            )
-        if number not in self.domain:
-            raise ValueError(
-                f"{optimizer}: the schedule of {self.name} must stay in {self.domain}, got {number:g} at step {step}"
-            )
-        return number
+        return value_at(optimizer, self.name, value, self.domain, step)
 
     def __get__(self, instance: Optimizer | None, owner: type | None = None) -> Any:
         """Return the value that the optimizer was given, or on the class this description."""

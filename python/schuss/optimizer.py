@@ -7,7 +7,7 @@ import functools
 import inspect
 import os
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, dataclass_transform
 
@@ -16,15 +16,16 @@ from numpy.typing import DTypeLike, NDArray
 
 from schuss import _core, memory, trees
 from schuss._runtime import checked_threads
-from schuss.clipping import ClipNorm
+from schuss.clipping import Clip, Clipper, as_clips
 from schuss.hyperparameters import Domain, Hyperparameter, NonNegative, Schedule, as_float
+from schuss.stages import Decay, GradientNoise, Skip, matches
 
 _POLICIES = ("propagate", "raise", "skip")
 
 #: Spellings of other libraries, and what to write here.
 _FOREIGN = {
     "betas": "pass beta1= and beta2=",
-    "weight_decay": "use l2= for a regularised loss, or an optimizer with decoupled decay such as AdamW",
+    "weight_decay": "use decay=schuss.Decay(...), l2= for a regularised loss, or an optimizer that has it such as AdamW",
     "learning_rate": "pass lr=",
     "stepsize": "pass lr=",
     "epsilon": "pass eps=",
@@ -83,7 +84,9 @@ class StepInfo:
     norm : float or None
         The global norm of the gradients before clipping, where a clip or a `nonfinite` policy read them.
     clip : float
-        What the gradients were multiplied with.
+        What the global norm was multiplied with by clipping.
+    clipped : float
+        The share of what has a norm of its own under the clip (all, tensors or rows) that was scaled down.
     skipped : bool
         True if a non-finite gradient made `nonfinite="skip"` leave everything as it was.
     """
@@ -92,6 +95,7 @@ class StepInfo:
     hyperparameters: tuple[dict[str, float], ...]
     norm: float | None
     clip: float
+    clipped: float
     skipped: bool
 
     @property
@@ -126,13 +130,26 @@ class Optimizer(_Typed):
         added to the gradient. In [0, inf).
     maximize : bool
         Ascend instead of descending.
-    clip : ClipNorm, optional
-        Bound of the gradients' global norm.
+    proximal : bool
+        Let `l1` act after the step, as the soft threshold ``lr * l1`` (which makes zeros), and not on the gradient.
+    centralize : bool
+        Take the mean of every row (entry along the first axis) away from the gradients of arrays with more than one
+        dimension, before they are clipped. Yong et al. (2020), *Gradient Centralization*, https://arxiv.org/abs/2004.01461
+    clip : Clip or sequence of them, optional
+        Bounds of the gradients: `ClipNorm`, `ClipValue`, `ClipAdaptive`, `AutoClip`, `AdaGC`; applied in their order.
+    noise : GradientNoise, optional
+        Normal noise, added to the clipped gradients.
+    decay : Decay, optional
+        Decay of the weights beside the rule.
     bounds : (float, float), optional
         A box ``[lower, upper]`` that parameters are projected on after every step.
-    nonfinite : {"propagate", "raise", "skip"}, optional
+    nonfinite : {"propagate", "raise", "skip"} or Skip, optional
         What a NaN or infinity in any gradient does: step with it, raise FloatingPointError, or leave everything as it is
-        and say so in `last`. "raise" where `clip` is given, else "propagate".
+        and say so in `last` and `skipped` (`Skip` bounds how often in a row). "raise" where `clip` is given, else
+        "propagate".
+    overrides : dict, optional
+        Hyper-parameters of parameters by name: patterns (as for files, ``*`` and ``?``) of names such as ``"head.bias"``,
+        with dicts of values or schedules, ``{"*.bias": {"weight_decay": 0}}``. The first pattern that fits counts.
     state_dtype : dtype, optional
         Of the state arrays; "bfloat16" and "float16" halve them. The dtype that the step computes in by default: float64
         for float64 and complex128 parameters, else float32.
@@ -160,9 +177,14 @@ class Optimizer(_Typed):
     l2: NonNegative = _option(default=0.0)  #: weight of l2/2 * sum(p**2) in the loss
     l1: NonNegative = _option(default=0.0)  #: weight of l1 * sum(abs(p)) in the loss
     maximize: bool = _option(default=False)
-    clip: ClipNorm | None = _option(default=None)
+    proximal: bool = _option(default=False)
+    centralize: bool = _option(default=False)
+    clip: Clip | Sequence[Clip] | None = _option(default=None)
+    noise: GradientNoise | None = _option(default=None)
+    decay: Decay | None = _option(default=None)
     bounds: tuple[float, float] | None = _option(default=None)
-    nonfinite: Literal["propagate", "raise", "skip"] | None = _option(default=None)
+    nonfinite: Literal["propagate", "raise", "skip"] | Skip | None = _option(default=None)
+    overrides: Mapping[str, Mapping[str, float | Schedule]] | None = _option(default=None)
     state_dtype: DTypeLike | None = _option(default=None)
     dtype: Literal["bfloat16"] | None = _option(default=None)
     threads: int | None = _option(default=None)
@@ -268,13 +290,26 @@ class Optimizer(_Typed):
     def _set_options(self, **options: Any) -> None:
         """Check and keep the options that no rule knows."""
         name = type(self).__name__
-        for key in ("maximize", "flush_subnormals"):
+        for key in ("maximize", "proximal", "centralize", "flush_subnormals"):
             if not isinstance(options[key], bool):
                 raise TypeError(f"{name}: {key} must be True or False, got {options[key]!r}")
-        if options["clip"] is not None and not isinstance(options["clip"], ClipNorm):
-            raise TypeError(f"{name}: clip must be a ClipNorm or None, got {options['clip']!r}")
-        if options["nonfinite"] is not None and options["nonfinite"] not in _POLICIES:
-            raise ValueError(f"{name}: nonfinite must be one of {', '.join(_POLICIES)}, got {options['nonfinite']!r}")
+        as_clips(name, options["clip"])
+        for key, kind in {"noise": GradientNoise, "decay": Decay}.items():
+            if not (options[key] is None or isinstance(options[key], kind)):
+                raise TypeError(f"{name}: {key} must be a {kind.__name__} or None, got {options[key]!r}")
+        if not (isinstance(options["nonfinite"], Skip) or options["nonfinite"] in (None, *_POLICIES)):
+            raise ValueError(
+                f"{name}: nonfinite must be one of {', '.join(_POLICIES)}, or a Skip, got {options['nonfinite']!r}"
+            )
+        if not isinstance(options["overrides"] or {}, Mapping) or not all(
+            isinstance(each, Mapping) for each in (options["overrides"] or {}).values()
+        ):
+            raise TypeError(f"{name}: overrides must be a dict of dicts, such as {{'*.bias': {{'l2': 0}}}}, or None")
+        lr = "lr" in self.hyperparameters
+        if options["proximal"] and not lr:
+            raise ValueError(f"{name}: proximal needs a step size, and {name} has no lr; use l1 without it")
+        if options["decay"] is not None and not lr and options["decay"].kind != "independent":
+            raise ValueError(f'{name}: it has no lr for the decay to follow; pass Decay(..., kind="independent")')
         if options["dtype"] not in (None, "bfloat16"):
             raise ValueError(f'{name}: dtype must be "bfloat16" or None, got {options["dtype"]!r}')
         if options["threads"] is not None:
@@ -327,17 +362,47 @@ class Optimizer(_Typed):
         groups = self._as_groups(params)
         values = [self._group_values(group) for group in groups]
         self._grouped = isinstance(params, list | tuple) and bool(groups) and params[0] is groups[0]
-        self._take([group.params for group in groups] if self._grouped else params, values, self._flags_of(values))
+        tree = [group.params for group in groups] if self._grouped else params
+        group_of = [k for k, group in enumerate(groups) for _ in trees.leaves(group.params)]
+        unused = set(self.overrides or {}) - self._override(values, group_of, trees.names(tree))
+        if unused:
+            hint = _did_you_mean(min(unused), trees.names(tree)) or f"they are {', '.join(trees.names(tree)[:9])}"
+            raise ValueError(
+                f"{type(self).__name__}: overrides has {min(unused)!r}, which no parameter is named; {hint}"
+            )
+        self._take(tree, values, self._flags_of(values), group_of)
 
-    def _take(self, tree: Any, values: list[dict[str, Any]], flags: int) -> None:
+    def _override(self, values: list[dict[str, Any]], group_of: list[int], names: Sequence[str]) -> set[str]:
+        """Give parameters with overrides groups of their own, after the others; return the patterns that fitted."""
+        found: dict[tuple[int, str], int] = {}
+        used = set()
+        for i, name in enumerate(names):
+            fitting = [pattern for pattern in self.overrides or {} if matches(name, [pattern])]
+            used |= set(fitting)
+            if not fitting:
+                continue
+            key = group_of[i], fitting[0]
+            if key not in found:
+                found[key] = len(values)
+                own = self.overrides[fitting[0]]  # type: ignore[index]
+                values.append(self._group_values(Group(None, **values[group_of[i]] | dict(own)), own))
+            group_of[i] = found[key]
+        return used
+
+    def _take(self, tree: Any, values: list[dict[str, Any]], flags: int, group_of: list[int]) -> None:
         """Make state and plan for parameters, of groups of these hyper-parameters."""
         self._kept: list[NDArray[Any]] | None = None  # in eval(): the weights in training
+        # Called before each step with gradients and their scale; what they return is called after it, unless it is None.
+        self._observers: tuple[Callable[[Any, float], Callable[[], None] | None], ...] = ()
+        self._averages: list[NDArray[Any]] | None = None
+        self._average_share = 0.0
+        self._skips = [0, 0]  # in all, and in a row
         # Lists and dicts of our own: the caller may put other arrays into his, which would not be the ones we step.
         self._tree = trees.map_leaves(lambda leaf: leaf, tree)
         self._flags, self._groups = flags, values
-        parts = self._tree if self._grouped else [self._tree]
-        self._group_of = [k for k, part in enumerate(parts) for _ in trees.leaves(part)]
+        self._group_of = group_of
         self._set_leaves()
+        self._clipper = self._new_clipper()
         self._counts = np.zeros(len(self._leaves) + 1, np.int64)
         self._allocate_state()
         self._make_plan()
@@ -357,10 +422,14 @@ class Optimizer(_Typed):
                 raise ValueError(f"{name}: {where} holds no array; pass at least one")
         return groups
 
-    def _group_values(self, group: Group) -> dict[str, Any]:
-        """Return a group's checked hyper-parameters."""
+    def _new_clipper(self) -> Clipper:
+        """Return the clips, which have learnt nothing."""
+        return Clipper(as_clips(type(self).__name__, self.clip), len(self._leaves), self.centralize)
+
+    def _group_values(self, group: Group, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return a group's checked hyper-parameters, of which some are its own."""
         name = type(self).__name__
-        for key in group.hyperparameters:
+        for key in group.hyperparameters if own is None else own:
             if key in _OPTIONS:
                 raise TypeError(f"{name}: {key} belongs to the optimizer as a whole; pass it to {name}, not to a Group")
             self._require_known(key)
@@ -484,25 +553,86 @@ class Optimizer(_Typed):
         )
         self._plan.set_options(
             -1.0 if self.maximize else 1.0,
-            -1.0 if self.clip is None else float(self.clip.max_norm),
-            self.bounds,
+            self._clipper.by_rows,
             _POLICIES.index(self._policy),
             self.flush_subnormals,
             self.threads or 0,
         )
-        self._push_hyperparameters(self._values_at(self.t))
+        for i, (path, leaf) in enumerate(zip(self._paths, self._leaves, strict=True)):
+            if self._clipper.by_rows and memory.is_fortran(leaf):
+                raise BufferError(
+                    f"{type(self).__name__}: params{path} is in Fortran order, but its rows must lie side by side for clip "
+                    "or centralize; pass a C-contiguous array"
+                )
+            if self.bounds is not None:
+                self._plan.set_box(i, *self.bounds)
+            if self.noise is not None:
+                self._plan.set_noise(i, self._stream_named(f"noise of {path}"))
+        if self.decay is not None:
+            self._set_decay(self.decay)
+        if self._averages is not None:
+            self._plan.set_averages(self._averages)
+        # Is there anything that depends on the step?
+        self._moving = (
+            any(callable(value) for group in self._groups for value in group.values())
+            or bool(self._clipper.clips)
+            or self.noise is not None
+            or self.decay is not None
+            or self._averages is not None
+        )
+        self._decide = self._factors if self._clipper.clips else None
+        self._push(self.t, self._values_at(self.t))
+
+    def _factors(self, norm: float, scale: float) -> NDArray[np.float64]:
+        """Return what the gradients of the step under way are multiplied with."""
+        self._clipper.step, self._clipper.scale = self.t, scale
+        return self._clipper.factors(self._plan, norm)
+
+    def _set_decay(self, decay: Decay) -> None:
+        """Tell the plan which tensors decay, and where to."""
+        name, anchors = type(self).__name__, [None] * len(self._leaves)
+        if decay.toward is not None:
+            if trees.structure(decay.toward) != trees.structure(self._tree):
+                raise ValueError(f"{name}: toward of decay must have the parameters' nesting")
+            anchors = [self._anchor(i, array) for i, (_, array) in enumerate(trees.leaves(decay.toward))]  # type: ignore[misc]
+        for i, (own, anchor) in enumerate(zip(trees.names(self._tree), anchors, strict=True)):
+            self._plan.set_decay(i, not matches(own, decay.patterns), anchor)
+        self._anchors = anchors
+
+    def _anchor(self, tensor: int, array: Any) -> NDArray[Any]:
+        """Return a copy of an array as the plan takes it: of its parameter's shape, order and compute type."""
+        leaf, compute = self._leaves[tensor], memory.compute_dtype(self._leaves[tensor])
+        if (
+            not isinstance(array, np.ndarray)
+            or array.shape != leaf.shape
+            or (array.dtype.kind == "c") != (leaf.dtype.kind == "c")
+        ):
+            raise ValueError(
+                f"{type(self).__name__}: toward{self._paths[tensor]} of decay must be an array like its parameter, "
+                f"{leaf.dtype} {leaf.shape}"
+            )
+        if leaf.dtype.kind == "c":
+            return np.array(array, leaf.dtype, order="F" if memory.is_fortran(leaf) else "C")
+        from schuss.reference import widened
+
+        return np.array(widened(array, compute), compute, order="F" if memory.is_fortran(leaf) else "C")
 
     def _stream(self, tensor: int) -> int:
         """Return which random numbers a tensor gets: a matter of its name, as its place in a checkpoint is."""
-        if not self._kernel()["draws"]:
-            return 0
+        return self._stream_named(self._paths[tensor]) if self._kernel()["draws"] else 0
+
+    @staticmethod
+    def _stream_named(name: str) -> int:
+        """Return a number for a name."""
         from hashlib import blake2b
 
-        return int.from_bytes(blake2b(self._paths[tensor].encode(), digest_size=8).digest(), "little")
+        return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
 
     @property
     def _policy(self) -> str:
-        return self.nonfinite or ("raise" if self.clip is not None else "propagate")
+        if isinstance(self.nonfinite, Skip):
+            return "skip"
+        return self.nonfinite or ("raise" if self._clipper.clips else "propagate")
 
     # ---- hyper-parameters --------------------------------------------------------------------------------------------
 
@@ -514,12 +644,28 @@ class Optimizer(_Typed):
             for group in self._groups
         ]
 
-    def _push_hyperparameters(self, values: Sequence[Mapping[str, float]]) -> None:
-        """Hand values to the plan, in the rule's order."""
-        names = [*self._kernel()["hyper"], "l2", "l1"]
-        for k, group in enumerate(values):
-            self._plan.set_hyper(k, [group[key] for key in names])
-        self._scheduled = any(callable(value) for group in self._groups for value in group.values())
+    def _push(self, step: int, values: Sequence[Mapping[str, float]]) -> None:
+        """Hand the plan what a step takes besides gradients: hyper-parameters in the rule's order, and the stages."""
+        names = self._kernel()["hyper"]
+        limit = self._clipper.limit(step)
+        spread = 0.0 if self.noise is None else self.noise.spread(step)
+        around = [self._around(group, step) for group in values]
+        for k, (group, more) in enumerate(zip(values, around, strict=True)):
+            self._plan.set_hyper(k, [*(group[key] for key in names), *more])
+        self._plan.set_stage(
+            limit,
+            self.centralize,
+            spread,
+            0 if self.noise is None else int(self.noise.seed),
+            self.decay is not None and self.decay.cautious,
+            self._average_share,
+        )
+
+    def _around(self, values: Mapping[str, float], step: int) -> tuple[float, float, float, float]:
+        """Return l2 and l1 of the gradient, the rate of decay and the proximal threshold, at the values of a group."""
+        decay = 0.0 if self.decay is None else self.decay.at(step, values.get("lr", 0.0))
+        l1, shrink = (0.0, values["lr"] * values["l1"]) if self.proximal else (values["l1"], 0.0)
+        return values["l2"], l1, decay, shrink
 
     def _assign(self, key: str, value: object, groups: Iterable[int]) -> None:
         """Check a hyper-parameter and give it to groups."""
@@ -543,7 +689,8 @@ class Optimizer(_Typed):
             raise
         if len(chosen) == len(self._groups):
             self._defaults[key] = checked
-        self._push_hyperparameters(values)
+        self._moving = self._moving or callable(checked)
+        self._push(self.t, values)
 
     @property
     def groups(self) -> tuple[GroupView, ...]:
@@ -552,7 +699,7 @@ class Optimizer(_Typed):
 
     # ---- the step ----------------------------------------------------------------------------------------------------
 
-    def step(self, grads: Any, **inputs: Any) -> None:
+    def step(self, grads: Any, *, grad_scale: float = 1.0, **inputs: Any) -> None:
         """Update the parameters in place.
 
         Parameters
@@ -560,6 +707,8 @@ class Optimizer(_Typed):
         grads : array, or nesting of arrays as in `params`
             Of the parameters' shapes and any floating dtype and memory layout; read only. None in place of an array
             leaves that tensor, its state and its own step count as they are.
+        grad_scale : float
+            What the gradients are multiplied with before all else, in (0, inf): 1 / scale for a loss that was scaled.
         **inputs
             What the class names in `inputs`: further trees of arrays, or numbers such as the loss.
 
@@ -568,18 +717,48 @@ class Optimizer(_Typed):
         TypeError, ValueError, BufferError
             If gradients, parameters or schedules cannot be used; nothing was changed.
         FloatingPointError
-            If a gradient is not finite and the policy is "raise"; nothing was changed.
+            If a gradient is not finite and the policy is "raise", or more were in a row than `Skip` allows; nothing was
+            changed.
         RuntimeError
             If another thread is inside this optimizer, or the parameters are those of `eval`.
         """
         if self._kept is not None:
             self._require_training()
-        if self._scheduled:
-            self._push_hyperparameters(self._values_at(self.t))
+        if self._moving:
+            self._push(self.t, self._values_at(self.t))
+        if grad_scale != 1.0:
+            grad_scale = _GRAD_SCALE.check(f"{type(self).__name__}: grad_scale", grad_scale)  # type: ignore[assignment]
         arrays, numbers = self._ordered(inputs) if inputs or self.inputs else ((), ())
-        status = self._plan.step(grads, arrays, numbers)
-        if status == 2:
-            self._raise_nonfinite(grads, inputs)
+        told = [each(grads, grad_scale) for each in self._observers] if self._observers else ()
+        self._status = self._plan.step(grads, arrays, numbers, grad_scale, self._decide)
+        if self._status or self._skips[1]:
+            self._settle(grads, inputs)
+        for each in told:
+            if each is not None:
+                each()
+
+    def _advance(self, grads: Any, **inputs: Any) -> bool:
+        """Step, and tell whether it was done: False where a policy skipped it."""
+        self.step(grads, **inputs)
+        return self._status == 0
+
+    def _settle(self, grads: Any, inputs: Mapping[str, Any]) -> None:
+        """Count a step that was skipped, or raise for gradients that are not finite."""
+        if self._status == 0:
+            self._skips[1] = 0
+            return
+        if self._status == 2:
+            raise FloatingPointError(f"{self._nonfinite(grads, inputs)}; nothing was changed")
+        if isinstance(self.nonfinite, Skip) and self._skips[1] >= self.nonfinite.budget:
+            before = self._skips[1]
+            were = "1 step before it was" if before == 1 else f"{before} steps before it were"
+            raise FloatingPointError(f"{self._nonfinite(grads, inputs)}, and {were} skipped; nothing was changed")
+        self._skips = [self._skips[0] + 1, self._skips[1] + 1]
+
+    @property
+    def skipped(self) -> int:
+        """The number of steps that `nonfinite="skip"` has left out."""
+        return self._skips[0]
 
     def _ordered(self, inputs: dict[str, Any]) -> tuple[tuple[Any, ...], tuple[float, ...]]:
         """Return the inputs in the rule's order: arrays, then numbers."""
@@ -602,21 +781,19 @@ class Optimizer(_Typed):
             raise TypeError(f"{type(self).__name__}: {key} must be a real number, got {type(value).__name__}")
         return number
 
-    def _raise_nonfinite(self, grads: Any, inputs: Mapping[str, Any]) -> None:
+    def _nonfinite(self, grads: Any, inputs: Mapping[str, Any]) -> str:
         """Name the first number that is not finite."""
-        tensor = self._plan.outcome()["nonfinite_tensor"]
+        name, tensor = type(self).__name__, self._plan.outcome()["nonfinite_tensor"]
         if tensor < 0:
             key = next(key for key in self.given if not np.isfinite(inputs[key]))
-            raise FloatingPointError(f"{type(self).__name__}: {key} is {inputs[key]}; nothing was changed")
+            return f"{name}: {key} is {inputs[key]}"
         gradient = list(trees.matching_leaves(grads, self._tree))[tensor]
         values, parameter = self._readable(np.asarray(gradient)), self._leaves[tensor]
         with np.errstate(over="ignore"):  # finite is what the type that the step computes in can hold
             read = values.astype(memory.state_dtype(parameter, None))
         bad = np.argwhere(~np.isfinite(read))[0]
         where = f" at index {tuple(int(i) for i in bad)}" if len(bad) else ""
-        raise FloatingPointError(
-            f"{type(self).__name__}: grads{self._paths[tensor]} holds {values[tuple(bad)]}{where}; nothing was changed"
-        )
+        return f"{name}: grads{self._paths[tensor]} holds {values[tuple(bad)]}{where}"
 
     # ---- the weights to be evaluated -----------------------------------------------------------------------------------
 
@@ -693,7 +870,7 @@ class Optimizer(_Typed):
             step,
             tuple(self._values_at(step)),
             outcome["norm"] if outcome["measured"] else None,
-            outcome["clip"],
+            *((1.0, 0.0) if outcome["skipped"] else self._clipper.report),
             outcome["skipped"],
         )
 
@@ -756,6 +933,7 @@ class Optimizer(_Typed):
                 slot[...] = 0
         self._scalars[...] = 0
         self._counts[...] = 0
+        self._skips, self._clipper = [0, 0], self._new_clipper()
         self._fill(self._leaves)
         self._make_plan()
 
@@ -808,6 +986,8 @@ class Optimizer(_Typed):
             old_slots, old_scalars, old_counts = self._slots, self._scalars, self._counts
             (added,) = self._as_groups([group])
             groups = [*self._groups, self._group_values(added)]
+            own = [len(groups) - 1 for _ in trees.leaves(added.params)]
+            self._override(groups, own, trees.names([*self._tree, added.params])[len(self._leaves) :])
             if self._flags | self._flags_of(groups) != self._flags:
                 raise ValueError(
                     f"{name}: the group turns on an option that was off when the optimizer was made; make a new optimizer"
@@ -815,8 +995,10 @@ class Optimizer(_Typed):
             self._tree = [*self._tree, trees.map_leaves(lambda leaf: leaf, added.params)]
             self._groups = groups
             old_count = len(self._leaves)
-            self._group_of = self._group_of + [len(groups) - 1 for _ in trees.leaves(added.params)]
+            self._group_of = self._group_of + own
             self._set_leaves()
+            learnt, self._clipper = self._clipper, self._new_clipper()
+            self._clipper.take(learnt.states)
             self._counts = np.zeros(len(self._leaves) + 1, np.int64)
             self._counts[:old_count], self._counts[-1] = old_counts[:-1], old_counts[-1]
             self._allocate_state()
@@ -912,6 +1094,7 @@ class Optimizer(_Typed):
             "defaults": self._defaults,
             "options": {key: getattr(self, key) for key in _OPTIONS},
             "flags": self._flags,
+            "group_of": self._group_of,
             "state": self.state_dict(),
         }
 
@@ -919,7 +1102,7 @@ class Optimizer(_Typed):
         """Make the optimizer over the parameters that came along."""
         self._defaults, self._grouped, self._last = dict(state["defaults"]), state["grouped"], None
         self._set_options(**state["options"])
-        self._take(state["params"], [dict(group) for group in state["groups"]], state["flags"])
+        self._take(state["params"], [dict(group) for group in state["groups"]], state["flags"], list(state["group_of"]))
         self.load_state_dict(state["state"])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
@@ -966,7 +1149,13 @@ class GroupView(Mapping[str, Any]):
 
 
 #: What every optimizer takes and no rule knows, and which is no hyper-parameter.
-_OPTIONS = ("maximize", "clip", "bounds", "nonfinite", "state_dtype", "dtype", "threads", "flush_subnormals")
+_OPTIONS = (
+    *("maximize", "proximal", "centralize", "clip", "noise", "decay", "bounds", "nonfinite", "overrides"),
+    *("state_dtype", "dtype", "threads", "flush_subnormals"),
+)
+
+#: What gradients may be multiplied with.
+_GRAD_SCALE = Domain(0.0, lower_open=True)
 
 
 @functools.cache

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schuss import memory, trees
-from schuss.math import dot, normals
+from schuss.math import normals, row_total
+from schuss.stages import matches
 
 if TYPE_CHECKING:
     from schuss.optimizer import Optimizer
@@ -86,6 +87,7 @@ class Reference:
         self._counts = optimizer._counts.copy()
         kernel = optimizer._kernel()
         self._together = kernel["scope"] == "all"
+        self._clipper = copy.deepcopy(optimizer._clipper)
         self._hyper, self._draws = kernel["hyper"], kernel["draws"]
         self._flags = {
             flag: bool(optimizer._flags >> bit & 1)
@@ -111,7 +113,7 @@ class Reference:
             for j, name in enumerate(self._optimizer._scalar_slots)
         }
 
-    def step(self, grads: Any, **inputs: Any) -> None:
+    def step(self, grads: Any, *, grad_scale: float = 1.0, **inputs: Any) -> None:
         """Update the copies; arguments as in the optimizer's step."""
         tree = self._optimizer._tree
         further, given = self._optimizer._ordered(inputs)
@@ -123,29 +125,37 @@ class Reference:
         if not active:
             return
         with np.errstate(all="ignore"):
-            self._step([(tensor, [tensor.numbers(array) for array in arrays]) for tensor, arrays in active])
+            self._step([(tensor, [tensor.numbers(array) for array in arrays]) for tensor, arrays in active], grad_scale)
         for tensor, _ in active:
             self._counts[tensor.index] += 1
         self._counts[-1] += 1
 
-    def _step(self, active: Sequence[tuple[_Tensor, list[NDArray[Any]]]]) -> None:
+    def _step(self, active: Sequence[tuple[_Tensor, list[NDArray[Any]]]], grad_scale: float) -> None:
         """Run the reference on every active tensor."""
-        optimizer = self._optimizer
-        values = optimizer._values_at(int(self._counts[-1]))
-        scale = (-1.0 if optimizer.maximize else 1.0) * self._clip_coefficient([arrays[0] for _, arrays in active])
+        optimizer, step = self._optimizer, int(self._counts[-1])
+        values = optimizer._values_at(step)
+        spread = 0.0 if optimizer.noise is None else optimizer.noise.spread(step)
+        gradients = _Gradients(self, [(tensor, arrays[0]) for tensor, arrays in active], grad_scale, step)
+        factors = gradients.factors()
         calls: list[tuple[list[Any], dict[str, Any]]] = []
-        for tensor, (gradient, *further) in active:
+        for tensor, (_, *further) in active:
             hyper = values[tensor.group]
-            g = _regularised(gradient, tensor.p, scale, hyper["l2"], hyper["l1"])
             clock = int(self._counts[-1 if self._together else tensor.index])
             # The kernels count in double: beyond 2^53 steps that is every other whole number.
-            keywords: dict[str, Any] = (
-                {"t": int(float(clock + 1))} | {key: hyper[key] for key in self._hyper} | self._given | self._flags
-            )
+            t = int(float(clock + 1))
+            keywords: dict[str, Any] = {"t": t} | {key: hyper[key] for key in self._hyper} | self._given | self._flags
+            g, scale = gradients.scaled(tensor, factors)
+            if spread:
+                stream = optimizer._stream_named(f"noise of {optimizer._paths[tensor.index]}")
+                drawn = normals(int(optimizer.noise.seed), t, stream, tensor.p.size)  # type: ignore[union-attr]
+                g, scale = scale * g + spread * drawn.astype(tensor.compute).reshape(g.shape), 1.0
+            tensor.l2, tensor.l1, tensor.decay, tensor.shrink = optimizer._around(hyper, step)
+            g = _regularised(g, tensor.p, scale, tensor.l2, tensor.l1)
             for _ in self._draws:
-                drawn = normals(int(hyper["seed"]), keywords["t"], optimizer._stream(tensor.index), tensor.p.size)
+                drawn = normals(int(hyper["seed"]), t, optimizer._stream(tensor.index), tensor.p.size)
                 further.append(drawn.astype(tensor.compute).reshape(tensor.p.shape))
             scalars = [each.copy() for each in tensor.scalars] if self._together else tensor.scalars
+            tensor.before = tensor.p.copy()
             calls.append(([tensor.p, g, *further, *tensor.slots, *scalars], keywords))
         if self._together:
             self._step_together([optimizer.reference(*arrays, **keywords) for arrays, keywords in calls])
@@ -155,20 +165,7 @@ class Reference:
             for arrays, keywords in calls:
                 optimizer.reference(*arrays, **keywords)
         for tensor, _ in active:
-            tensor.finish(optimizer.bounds)
-
-    def _clip_coefficient(self, gradients: Sequence[NDArray[Any]]) -> float:
-        """Return what `clip` multiplies the gradients with."""
-        if self._optimizer.clip is None:
-            return 1.0
-        limit, scale = float(self._optimizer.clip.max_norm), 1.0
-        squares = _added(dot(gradient, gradient) for gradient in gradients)
-        if not math.isfinite(squares):  # finite doubles may have infinite squares: this brings them into range
-            scale = 2.0**-600
-            scaled = [scale * gradient.astype(np.float64) for gradient in gradients]
-            squares = _added(dot(gradient, gradient) for gradient in scaled)
-        norm = math.sqrt(squares)
-        return 1.0 if norm <= limit * scale else limit * scale / norm
+            tensor.finish(optimizer)
 
     @staticmethod
     def _step_together(running: Sequence[Generator[Any, Any, None]]) -> None:
@@ -196,6 +193,10 @@ class _Tensor:
         self.fortran = memory.is_fortran(leaf)
         self.stored: list[tuple[NDArray[Any], NDArray[Any]]] = []  # storage, and the numbers to be rounded into it
         self.p = self._numbers_of(leaf)
+        self.rows = leaf.shape[0] if leaf.ndim > 1 else None
+        self.name = trees.names(twin._optimizer._tree)[index]
+        self.before = self.p
+        self.l2 = self.l1 = self.decay = self.shrink = 0.0
         self.slots = [None if slot[index] is None else self._numbers_of(slot[index]) for slot in twin._slots]
         self.scalars = [twin._optimizer._scalar_view(twin._scalars, index, j) for j in range(twin._scalars.shape[1])]
 
@@ -217,13 +218,103 @@ class _Tensor:
         reals = _as_reals(np.ascontiguousarray(given)) if given.dtype.kind == "c" else given
         return reals if reals.dtype == self.compute else widened(reals, self.compute)
 
-    def finish(self, bounds: tuple[float, float] | None) -> None:
-        """Project on the bounds, round back into storage, and go on from what was stored."""
-        if bounds is not None:
-            self.p[...] = np.minimum(np.maximum(self.p, bounds[0]), bounds[1])
+    def finish(self, optimizer: Optimizer) -> None:
+        """Let the weights decay and shrink, bound them, round back into storage, and go on from what was stored."""
+        p, decay = self.p, optimizer.decay
+        if self.decay and decay is not None and not matches(self.name, decay.patterns):
+            anchor = optimizer._anchors[self.index]
+            away = self.before - _as_reals(anchor) if anchor is not None else self.before
+            part = self.decay * away
+            p[...] = p - (np.where((self.before - p) * away > 0, part, 0).astype(p.dtype) if decay.cautious else part)
+        if self.shrink:
+            p[...] = np.sign(p) * np.maximum(np.abs(p) - self.shrink, 0)
+        if optimizer.bounds is not None:
+            p[...] = np.minimum(np.maximum(p, optimizer.bounds[0]), optimizer.bounds[1])
         for storage, numbers in self.stored:
             storage[...] = rounded(numbers, storage.dtype)
             numbers[...] = widened(storage, self.compute)
+
+
+class _Gradients:
+    """The gradients of one step on their way to the rule: what takes norms for the clips, as the compiled plan does."""
+
+    def __init__(
+        self, twin: Reference, active: Sequence[tuple[_Tensor, NDArray[Any]]], grad_scale: float, step: int
+    ) -> None:
+        self.clipper, self.by_rows = twin._clipper, twin._clipper.by_rows
+        self.clipper.step, self.clipper.scale = step, abs(grad_scale)
+        self.grad_scale, self.sign = grad_scale, -1.0 if twin._optimizer.maximize else 1.0
+        self.tensors = twin._tensors
+        self.raw = {tensor.index: g for tensor, g in active}
+        limit, centred = self.clipper.limit(step), twin._optimizer.centralize
+        self.prepared = self.raw
+        if self.clipper.prepares:
+            self.prepared = {tensor.index: self._prepare(tensor, g, limit, centred) for tensor, g in active}
+
+    def _prepare(self, tensor: _Tensor, g: NDArray[Any], limit: float, centred: bool) -> NDArray[Any]:
+        """Return a gradient scaled, centred and cut."""
+        x = self.grad_scale * g
+        if centred and tensor.rows:
+            means = self.grad_scale * row_total(g, (tensor.rows,)) / (g.size // tensor.rows)
+            x = x - means.astype(g.dtype).reshape(-1, *[1] * (g.ndim - 1))
+        return x if limit == math.inf else np.minimum(np.maximum(x, -limit), limit)
+
+    def factors(self) -> NDArray[np.float64]:
+        """Return the factor of all, or those of every unit."""
+        if not self.clipper.clips:
+            return np.ones(1)
+        squares, scale = self.squares()
+        parts = np.split(squares, np.cumsum(self.rows())[:-1])
+        norm = math.sqrt(_added(_added(map(float, parts[i])) for i in self.raw)) / scale
+        return self.clipper.factors(self, norm)
+
+    def scaled(self, tensor: _Tensor, factors: NDArray[np.float64]) -> tuple[NDArray[Any], float]:
+        """Return a tensor's gradient, and what it is still to be multiplied with."""
+        scale = self.sign * (1.0 if self.clipper.prepares else self.grad_scale)
+        g = self.prepared[tensor.index]
+        if factors.size == 1:
+            return g, scale * float(factors[0])
+        first = sum(self.rows()[: tensor.index])
+        if g.size == 0:
+            return g, scale
+        if not (self.by_rows and tensor.rows):
+            return g, scale * float(factors[first])
+        own = (scale * factors[first : first + tensor.rows]).astype(g.dtype)
+        return own.reshape(-1, *[1] * (g.ndim - 1)) * g, 1.0
+
+    def rows(self) -> list[int]:
+        """Return how many units every tensor has."""
+        return [1 if tensor.rows is None or not self.by_rows else tensor.rows for tensor in self.tensors]
+
+    def active(self) -> list[bool]:
+        """Return which tensors have a gradient."""
+        return [tensor.index in self.raw for tensor in self.tensors]
+
+    def squares(self) -> tuple[NDArray[np.float64], float]:
+        """Return the sums of squares of the gradients as they came, times a scale twice, and that scale."""
+        units, scale = self._units(self.raw, np.square), 1.0
+        if not np.isfinite(units.sum()):  # finite doubles may have infinite squares: this brings them into range
+            scale = 2.0**-600
+            units = self._units(self.raw, lambda x: np.square(2.0**-600 * x))
+        return units, scale / abs(self.grad_scale)
+
+    def norms(self, norm: int, power: float, scale: float, weights: bool) -> NDArray[np.float64]:
+        """Return the sums of another norm, of the gradients or the weights."""
+        arrays = {i: self.tensors[i].p for i in self.raw} if weights else self.prepared
+        powers = np.frompyfunc(lambda x: math.pow(x, power), 1, 1)
+        term = (None, np.abs, np.square, lambda x: np.asarray(powers(np.abs(x)), np.float64), np.abs)[norm]
+        return self._units(arrays, lambda x: term(scale * x), largest=norm == 4)
+
+    def _units(self, arrays: Mapping[int, NDArray[Any]], term: Any, largest: bool = False) -> NDArray[np.float64]:
+        """Return the sums of a function of the elements over every unit, or its largest value there."""
+        units = []
+        for i, rows in enumerate(self.rows()):
+            if i not in arrays:
+                units.append(np.zeros(rows))
+                continue
+            terms = term(arrays[i].astype(np.float64)).reshape(rows, arrays[i].size // max(rows, 1))
+            units.append(terms.max(axis=1, initial=0.0) if largest else row_total(terms, (rows,)))
+        return np.concatenate(units)
 
 
 def _added(values: Iterable[float]) -> float:

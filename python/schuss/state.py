@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,51 +36,132 @@ def state_dict(optimizer: Optimizer) -> dict[str, Any]:
             if name is not None
         },
         "scalars": {name: optimizer._scalars[:, j].copy() for j, name in enumerate(optimizer._scalar_slots)},
+        "control": {
+            "skips": list(optimizer._skips),
+            "clips": [{key: each.tolist() for key, each in state.items()} for state in optimizer._clipper.states],
+            "schedules": [
+                {key: each.state_dict() for key, each in group.items() if is_stateful(each)}
+                for group in optimizer._groups
+            ],
+        },
     }
+
+
+def is_stateful(schedule: Any) -> bool:
+    """Tell whether a schedule is more than a function of the step."""
+    return callable(schedule) and hasattr(schedule, "state_dict")
 
 
 def load_state_dict(optimizer: Optimizer, state: Mapping[str, Any], *, cast: bool = False) -> None:
     """Check a state dict against an optimizer, then take it over."""
+    checked(optimizer, state, cast=cast)()
+
+
+def checked(optimizer: Optimizer, state: Mapping[str, Any], *, cast: bool = False) -> Callable[[], None]:
+    """Check a state dict against an optimizer, and return what takes it over, which cannot fail any more."""
     optimizer._require_training()
-    _Loader(optimizer, state, cast).load()
+    return _Loader(optimizer, state, cast).checked()
 
 
-class _Loader:
+class Checks:
+    """What a load checks of a state dict, for optimizers and wrappers."""
+
+    def __init__(self, name: str, state: Mapping[str, Any], cast: bool) -> None:
+        self.name, self.state, self.cast = name, state, cast
+
+    def fail(self, sentence: str) -> StateError:
+        """Return the error, which names the class."""
+        return StateError(f"{self.name}: {sentence}")
+
+    def require_keys(self, what: str, expected: Any, got: Any) -> None:
+        """Refuse a dict with other keys."""
+        if not isinstance(got, Mapping):
+            raise self.fail(f"the state's {what} must be a dict, got {type(got).__name__}")
+        missing, unknown = sorted(set(expected) - set(got)), sorted(map(str, set(got) - set(expected)))
+        if missing or unknown:
+            parts = [f"has no {', '.join(missing)}"] if missing else []
+            parts += [f"has unknown {', '.join(unknown)}"] if unknown else []
+            raise self.fail(
+                f"the state's {what} {' and '.join(parts)}; make the optimizer with the options it was saved with"
+            )
+
+    def arrays_of_slot(
+        self, name: str, sources: Any, targets: Sequence[NDArray[Any]], order: Sequence[int], paths: Sequence[str]
+    ) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        """Return targets with what is to be written into them; `order` says where each tensor is in the state."""
+        if not isinstance(sources, list | tuple):
+            raise self.fail(f"slot {name} of the state must be a list of arrays, got {type(sources).__name__}")
+        if len(sources) != len(order):
+            raise self.fail(f"slot {name} of the state has {len(sources)} arrays, but there are {len(order)} tensors")
+        writes = []
+        for i, target in enumerate(targets):
+            source = np.asarray(sources[order[i]])
+            what = f"slot {name} of params{paths[i]}"
+            if source.shape != target.shape:
+                raise self.fail(f"{what} has shape {source.shape} in the state, but {target.shape} here")
+            writes.append((target, self.converted(what, source, target.dtype)))
+        return writes
+
+    def converted(self, what: str, source: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Return an array in the dtype that it has here."""
+        from schuss.reference import rounded, widened
+
+        if source.dtype == dtype:
+            return source
+        if not self.cast:
+            raise self.fail(
+                f"{what} has dtype {source.dtype} in the state, but {dtype} here; pass cast=True to convert"
+            )
+        if not memory.is_steppable(source) or dtype.kind == "c" or source.dtype.kind == "c":
+            raise self.fail(f"{what} has dtype {source.dtype} in the state, which cannot be converted to {dtype}")
+        return rounded(np.ascontiguousarray(widened(source, np.float64)), dtype)
+
+
+class _Loader(Checks):
     """One load: everything is checked and converted before the first byte is written."""
 
     def __init__(self, optimizer: Optimizer, state: Mapping[str, Any], cast: bool) -> None:
-        self.optimizer, self.state, self.cast = optimizer, state, cast
-        self.name = type(optimizer).__name__
+        super().__init__(type(optimizer).__name__, state, cast)
+        self.optimizer = optimizer
 
-    def fail(self, sentence: str) -> StateError:
-        return StateError(f"{self.name}: {sentence}")
-
-    def load(self) -> None:
+    def checked(self) -> Callable[[], None]:
         optimizer = self.optimizer
         self.check_header()
         order = self.order_of_tensors()
         groups = self.groups()
         counts = self.counts(order)
         writes = [*self.element_slots(order), *self.scalar_slots(order)]
-        optimizer._keep_last()
-        before = optimizer._groups
-        optimizer._groups = groups
+        skips, clips, schedules = self.control(order, groups)
+        present = [
+            group | {key: each for key, (each, _) in own.items()} for group, own in zip(groups, schedules, strict=True)
+        ]
+        before, optimizer._groups = optimizer._groups, present
         try:
             values = optimizer._values_at(int(counts[-1]))
-        except BaseException:
+        finally:
             optimizer._groups = before
-            raise
-        for target, source in writes:
-            target[...] = source
-        optimizer._counts[...] = counts
-        optimizer._defaults |= {key: value for key, value in groups[0].items() if all(g[key] == value for g in groups)}
-        optimizer._push_hyperparameters(values)
+
+        def take_over() -> None:
+            optimizer._keep_last()
+            optimizer._groups = groups
+            for target, source in writes:
+                target[...] = source
+            optimizer._counts[...] = counts
+            optimizer._skips, optimizer._clipper.states = skips, clips
+            for group, own in zip(groups, schedules, strict=True):
+                for key, (_, learnt) in own.items():
+                    group[key].load_state_dict(learnt)
+            same = {key: value for key, value in groups[0].items() if all(g[key] == value for g in groups)}
+            optimizer._defaults |= same
+            optimizer._push(optimizer.t, values)
+
+        return take_over
 
     def check_header(self) -> None:
         state = self.state
         if not isinstance(state, Mapping):
             raise TypeError(f"{self.name}: state must be a dict from state_dict(), got {type(state).__name__}")
-        keys = {"format", "schuss", "optimizer", "t", "counts", "names", "groups", "slots", "scalars"}
+        keys = {"format", "schuss", "optimizer", "t", "counts", "names", "groups", "slots", "scalars", "control"}
         if missing := sorted(keys - set(state)):
             raise self.fail(f"the state has no {', '.join(missing)}; pass a dict from state_dict()")
         if unknown := sorted(str(key) for key in set(state) - keys):
@@ -146,6 +228,43 @@ class _Loader:
             raise self.fail("the state's step counts are not valid; there must be one whole number per tensor")
         return np.array([*(counts[i] for i in order), t], np.int64)
 
+    def control(
+        self, order: list[int], groups: list[dict[str, Any]]
+    ) -> tuple[list[int], list[dict[str, NDArray[np.float64]]], list[dict[str, tuple[Any, Any]]]]:
+        """Return skipped steps, what clips have learnt, and copies of stateful schedules with what they are to learn."""
+        optimizer, control = self.optimizer, self.state["control"]
+        self.require_keys("control", ("skips", "clips", "schedules"), control)
+        skips = control["skips"]
+        if not (isinstance(skips, list | tuple) and len(skips) == 2 and all(type(n) is int and n >= 0 for n in skips)):
+            raise self.fail("the state's counts of skipped steps are not valid; there must be two whole numbers")
+        clipper, learnt = optimizer._new_clipper(), control["clips"]
+        if not isinstance(learnt, list | tuple) or len(learnt) != len(clipper.states):
+            raise self.fail("the state was saved with other clips; make the optimizer with the clips it was saved with")
+        for clip, ours, theirs in zip(clipper.clips, clipper.states, learnt, strict=True):
+            self.require_keys(f"{type(clip).__name__}", ours, theirs)
+            for key, array in ours.items():
+                try:
+                    source = np.array(theirs[key], np.float64)
+                except (TypeError, ValueError):
+                    source = np.zeros(0)
+                if source.shape != array.shape:
+                    raise self.fail(
+                        f"the state's {key} of {type(clip).__name__} must be {len(array)} numbers; make the optimizer with "
+                        "the clips it was saved with"
+                    )
+                array[...] = source[order] if key in clip.by_tensor else source
+        if not isinstance(control["schedules"], list | tuple) or len(control["schedules"]) != len(groups):
+            raise self.fail("the state's schedules are not valid; pass a dict from state_dict()")
+        schedules = []
+        for group, known in zip(groups, control["schedules"], strict=True):
+            stateful = {key: each for key, each in group.items() if is_stateful(each)}
+            self.require_keys("schedules", stateful, known)
+            copies = {key: copy.deepcopy(each) for key, each in stateful.items()}
+            for key, each in copies.items():
+                each.load_state_dict(known[key])
+            schedules.append({key: (each, known[key]) for key, each in copies.items()})
+        return list(skips), clipper.states, schedules
+
     def element_slots(self, order: list[int]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
         optimizer = self.optimizer
         expected = {name: slot for name, slot in zip(optimizer._element_slots, optimizer._slots, strict=True) if name}
@@ -153,18 +272,7 @@ class _Loader:
         writes = []
         for name, targets in expected.items():
             sources = self.state["slots"][name]
-            if not isinstance(sources, list | tuple):
-                raise self.fail(f"slot {name} of the state must be a list of arrays, got {type(sources).__name__}")
-            if len(sources) != len(order):
-                raise self.fail(
-                    f"slot {name} of the state has {len(sources)} arrays, but there are {len(order)} tensors"
-                )
-            for i, target in enumerate(targets):
-                source = np.asarray(sources[order[i]])
-                what = f"slot {name} of params{optimizer._paths[i]}"
-                if source.shape != target.shape:
-                    raise self.fail(f"{what} has shape {source.shape} in the state, but {target.shape} here")
-                writes.append((target, self.converted(what, source, target.dtype)))
+            writes += self.arrays_of_slot(name, sources, targets, order, optimizer._paths)
         return writes
 
     def scalar_slots(self, order: list[int]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
@@ -186,30 +294,6 @@ class _Loader:
                 (optimizer._scalars[:, j], self.converted(f"slot {name}", source, np.dtype(np.float64))[rows])
             )
         return writes
-
-    def require_keys(self, what: str, expected: Any, got: Any) -> None:
-        if not isinstance(got, Mapping):
-            raise self.fail(f"the state's {what} must be a dict, got {type(got).__name__}")
-        missing, unknown = sorted(set(expected) - set(got)), sorted(map(str, set(got) - set(expected)))
-        if missing or unknown:
-            parts = [f"has no {', '.join(missing)}"] if missing else []
-            parts += [f"has unknown {', '.join(unknown)}"] if unknown else []
-            raise self.fail(
-                f"the state's {what} {' and '.join(parts)}; make the optimizer with the options it was saved with"
-            )
-
-    def converted(self, what: str, source: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-        from schuss.reference import rounded, widened
-
-        if source.dtype == dtype:
-            return source
-        if not self.cast:
-            raise self.fail(
-                f"{what} has dtype {source.dtype} in the state, but {dtype} here; pass cast=True to convert"
-            )
-        if not memory.is_steppable(source) or dtype.kind == "c" or source.dtype.kind == "c":
-            raise self.fail(f"{what} has dtype {source.dtype} in the state, which cannot be converted to {dtype}")
-        return rounded(np.ascontiguousarray(widened(source, np.float64)), dtype)
 
 
 def save(optimizer: Optimizer, path: str | os.PathLike[str], *, params: bool) -> None:
@@ -242,18 +326,26 @@ def load(optimizer: Optimizer, path: str | os.PathLike[str], *, cast: bool) -> N
         raise StateError(f"{name}: {os.fspath(path)} holds no optimizer state ({error} is missing)") from None
     loader = _Loader(optimizer, state, cast)
     loader.check_header()
-    order = loader.order_of_tensors()
-    values = []
-    for i, leaf in enumerate(optimizer._leaves if stored is not None else ()):
-        source = stored[order[i]]  # type: ignore[index]
+    loader.order_of_tensors()
+    values = checked_params(optimizer, stored, header["names"], path)
+    checked(optimizer, state, cast=cast)()
+    for leaf, source in zip(optimizer._leaves, values, strict=False):
+        leaf[...] = source
+
+
+def checked_params(
+    optimizer: Optimizer, stored: Sequence[NDArray[Any]] | None, names: Sequence[str], path: str | os.PathLike[str]
+) -> list[NDArray[Any]]:
+    """Return what a checkpoint's parameters are for each of the optimizer's, none where it holds none."""
+    name, values = type(optimizer).__name__, []
+    for where, leaf in zip(optimizer._paths, optimizer._leaves, strict=True) if stored is not None else ():
+        source = stored[names.index(where)]  # type: ignore[index]
         if source.shape != leaf.shape or source.dtype != leaf.dtype:
             raise StateError(
-                f"{name}: params{optimizer._paths[i]} is {source.dtype} {source.shape} in {os.fspath(path)}, but "
+                f"{name}: params{where} is {source.dtype} {source.shape} in {os.fspath(path)}, but "
                 f"{leaf.dtype} {leaf.shape} here; load it over the parameters it was saved from"
             )
         if not leaf.flags.writeable:
-            raise BufferError(f"{name}: params{optimizer._paths[i]} has become read-only; make it writeable again")
+            raise BufferError(f"{name}: params{where} has become read-only; make it writeable again")
         values.append(source)
-    load_state_dict(optimizer, state, cast=cast)
-    for leaf, source in zip(optimizer._leaves, values, strict=False):
-        leaf[...] = source
+    return values

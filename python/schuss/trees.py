@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -25,6 +26,11 @@ def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(child, f"{path}[{index}]")
     else:
         yield path, tree
+
+
+def names(tree: Any) -> list[str]:
+    """Return the leaves' names, such as "layers.0.bias": the keys and numbers that lead to them, joined by dots."""
+    return [re.sub(r"\[(?:'(.*?)'|\"(.*?)\"|(.*?))\]", r".\1\2\3", path)[1:] for path, _ in leaves(tree)]
 
 
 def structure(tree: Any) -> Structure:
