@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
+import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from support import bits
+from test_docs import ROOT, blocks
 
 import schuss
 from schuss import constraints
@@ -536,3 +540,112 @@ def test_constrained_least_squares(constraint: Any, rng: np.random.Generator) ->
     x = least_squares(constraint, a, b)
     assert EXCESS[type(constraint).__name__](constraint, x[None])[0] < 1e-12
     np.testing.assert_allclose(x, solved(constraint, lambda x: float(((a @ x - b) ** 2).sum()), 6), atol=2e-5)
+
+
+# ---- in an optimizer -------------------------------------------------------------------------------------------------------
+
+
+def model(rng: np.random.Generator, dtype: Any = np.float64) -> dict[str, Any]:
+    return {"layers": [{"weight": numbers(rng, (4, 6), dtype), "bias": numbers(rng, (4,), dtype)} for _ in range(2)]}
+
+
+@every_constraint
+@pytest.mark.parametrize("cls", [schuss.SGD, schuss.AdamW, schuss.LAMB, schuss.DoG], ids=lambda cls: cls.__name__)
+def test_an_optimizer_projects_after_its_step(cls: Any, constraint: Constraint, rng: np.random.Generator) -> None:
+    """The step without the constraint, then the projection, on tensors that have a gradient alone."""
+    for dtype in (np.float64, np.float32, BF16):
+        ours = model(rng, dtype)
+        alone = schuss.trees.map_leaves(np.copy, ours)
+        opt, free = cls(ours, bounds=constraint, threads=2), cls(alone, threads=1)
+        for step in range(3):
+            grads = schuss.trees.map_leaves(lambda w: numbers(rng, w.shape, np.float64), ours)
+            if step != 1:
+                grads["layers"][1]["weight"] = None
+            active = {
+                path: leaf
+                for (path, leaf), (_, g) in zip(schuss.trees.leaves(alone), schuss.trees.leaves(grads), strict=True)
+                if g is not None
+            }
+            assert opt.check(grads)
+            opt.step(grads)
+            free.step(grads)
+            constraint.bind(active).apply()
+            for a, b in zip(schuss.trees.leaves(ours), schuss.trees.leaves(alone), strict=True):
+                assert np.array_equal(bits(a[1]), bits(b[1])), (dtype, step, a[0])
+
+
+def test_bounds_by_name(rng: np.random.Generator) -> None:
+    """Of several patterns the first counts; boxes by name, copies and new arrays included."""
+    params = model(rng)
+    start = schuss.trees.map_leaves(np.copy, params)
+    bounds = {"layers.0.*": (-0.1, 0.2), "*.bias": constraints.UnitNorm()}
+    opt = schuss.SGD(params, lr=0.0, bounds=bounds)
+    twin = pickle.loads(pickle.dumps(opt))
+    other = schuss.trees.map_leaves(np.copy, params)
+    for each in (opt, twin, copy.deepcopy(opt)):
+        each.step(schuss.trees.map_leaves(np.zeros_like, start))
+        first, second = each.params["layers"]
+        for key in ("weight", "bias"):
+            assert np.array_equal(first[key], np.clip(start["layers"][0][key], -0.1, 0.2))
+        assert np.array_equal(second["weight"], start["layers"][1]["weight"])
+        assert np.linalg.norm(second["bias"]) == pytest.approx(1.0, rel=1e-12)
+    opt.rebind(other)
+    opt.step(schuss.trees.map_leaves(np.zeros_like, start))
+    assert all(
+        np.array_equal(a, b)
+        for (_, a), (_, b) in zip(schuss.trees.leaves(other), schuss.trees.leaves(params), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("bounds", "error", "sentence"),
+    [
+        (
+            {"layers.7.*": (0, 1)},
+            ValueError,
+            r"SGD: bounds: 'layers.7.\*' fits no parameter; their names are layers.0.weight, .*",
+        ),
+        ({"*": 1.0}, TypeError, r"SGD: bounds\['\*'\] must be a pair \(lower, upper\) or a constraint, got 1.0"),
+        ({"*": (1, 0)}, ValueError, r"SGD: bounds\['\*'\] must be a pair with lower <= upper, got \(1, 0\)"),
+        ({1: (0, 1)}, TypeError, r"SGD: bounds must have patterns of names such as '\*.bias', got .*"),
+        (constraints.MaxNorm, TypeError, r"SGD: bounds must be a pair \(lower, upper\) or a constraint, got .*"),
+        (
+            constraints.MaxNorm(1.0),
+            BufferError,
+            r"SGD: params\['layers'\]\[0\]\['weight'\] is in Fortran order, but .*",
+        ),
+    ],
+)
+def test_bounds_that_are_refused(bounds: Any, error: type[Exception], sentence: str, rng: np.random.Generator) -> None:
+    params = schuss.trees.map_leaves(np.asfortranarray, model(rng))
+    with pytest.raises(error, match=f"^{sentence}$"):
+        schuss.SGD(params, bounds=bounds)
+
+
+@pytest.mark.parametrize("constraint", [constraints.MaxNorm(0.5), constraints.Simplex()], ids=str)
+def test_a_step_that_is_refused_projects_nothing(constraint: Constraint, rng: np.random.Generator) -> None:
+    for policy in ("raise", "skip"):
+        params = model(rng)
+        before = [leaf.tobytes() for _, leaf in schuss.trees.leaves(params)]
+        grads = schuss.trees.map_leaves(lambda w: np.full(w.shape, np.nan), params)
+        opt = schuss.SGD(params, bounds=constraint, nonfinite=policy)
+        if policy == "raise":
+            with pytest.raises(FloatingPointError):
+                opt.step(grads)
+        else:
+            opt.step(grads)
+        assert [leaf.tobytes() for _, leaf in schuss.trees.leaves(params)] == before
+
+
+def test_the_page(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every block of docs/constraints.md runs, and prints what it says."""
+    page = ROOT / "docs" / "constraints.md"
+    if not page.exists():
+        pytest.skip("the pages are not beside the tests")
+    namespace: dict[str, Any] = {}
+    said = []
+    for line, block in blocks(page):
+        exec(compile("\n" * line + block, str(page), "exec"), namespace)
+        said += re.findall(r"^ *print\(.*\)  # (.*)$", block, re.MULTILINE)
+    assert len(said) > 5
+    assert capsys.readouterr().out.splitlines() == said

@@ -1,4 +1,4 @@
-"""What is shown runs: the examples of every docstring, and every Python block of the README in one namespace."""
+"""What is shown runs: the examples of every docstring, and the Python blocks of the README and of each page in docs/."""
 
 from __future__ import annotations
 
@@ -73,17 +73,22 @@ def blocks(path: Path) -> list[tuple[int, str]]:
     ]
 
 
-def test_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+PAGES = [ROOT / "README.md", *(page for page in sorted(ROOT.glob("docs/*.md")) if blocks(page))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All blocks run, one after the other, in an empty directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    readme = ROOT / "README.md"
-    found = blocks(readme)
-    assert found, "README.md shows no Python"
-    namespace: dict[str, Any] = {"__name__": "readme"}
+    found = blocks(page)
+    assert found, f"{page.name} shows no Python"
+    if any(".plot(" in block for _, block in found):
+        pytest.importorskip("matplotlib")
+    namespace: dict[str, Any] = {"__name__": page.stem}
     for line, block in found:
         # Empty lines in front give a traceback the line numbers of the file.
-        exec(compile("\n" * line + block, str(readme), "exec"), namespace)
+        exec(compile("\n" * line + block, str(page), "exec"), namespace)
 
 
 def test_links_of_markdown_files() -> None:

@@ -752,8 +752,9 @@ def test_cosine(arguments: tuple[Any, ...], refusal: Refusal) -> None:
 OPTIONS: list[tuple[str, Any, Refusal]] = [
     *((key, value, (TypeError, f"{key} must be True or False, got {value!r}"))
       for key in ("maximize", "flush_subnormals") for value in (1, None, "yes")),
-    *(("clip", value, (TypeError, f"clip must be a clip such as ClipNorm, a sequence of them, or None, got {value!r}")) for value in (1.0, True, "norm")),
-    *(("bounds", value, (TypeError, f"bounds must be a pair (lower, upper), got {value!r}"))
+    *(("clip", value, (TypeError, f"clip must be a clip such as ClipNorm, a sequence of them, or None, got {value!r}"))
+      for value in (1.0, True, "norm")),
+    *(("bounds", value, (TypeError, f"bounds must be a pair (lower, upper) or a constraint, got {value!r}"))
       for value in (1.0, (0.0,), (0.0, 1.0, 2.0), "ab")),
     ("bounds", (1.0, 0.0), (ValueError, "bounds must be a pair with lower <= upper, got (1, 0)")),
     ("bounds", (math.nan, 0.0), (ValueError, "bounds[0] must be in [-inf, inf], got nan")),

@@ -427,7 +427,7 @@ def test_a_clip_that_fails_changes_nothing() -> None:
         ),
         (
             lambda: schuss.SGD({"bias": np.zeros(1)}, overrides={"*.bais": {"lr": 1}}),
-            "overrides has '\\*.bais', which no",
+            "overrides: '\\*.bais' fits no parameter; their names are bias",
         ),
         (lambda: schuss.SGD(np.zeros(1), overrides={"*": 1}), "overrides must be a dict of dicts"),
     ],

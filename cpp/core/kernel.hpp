@@ -11,7 +11,7 @@ namespace schuss {
 constexpr int max_hyper = 16;
 constexpr int max_slots = 12;  ///< inputs and element slots of one rule
 constexpr int max_sums = 8;    ///< sums of all sweeps of one rule
-constexpr int max_scalars = 8;
+constexpr int max_scalars = 24;
 constexpr int max_given = 4;
 
 /// Elements in a chunk, the unit of work: 64 KiB of float32 per operand, so that the four operands of Adam stay in a

@@ -8,7 +8,7 @@ namespace {
 constexpr const char* absent = nullptr;
 
 struct Names {
-    static constexpr int capacity = 16;
+    static constexpr int capacity = 24;
     const char* name[capacity] = {};
     int count = 0;
 

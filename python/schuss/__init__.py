@@ -1,6 +1,7 @@
 """Every optimizer of deep learning as one compiled pass over your NumPy arrays.
 
-Each optimizer is a class of this package, imported on first use: `schuss.optimizers()` has them all.
+Each optimizer and each wrapper is a class of this package, imported on first use: `schuss.optimizers()` and
+`schuss.wrappers()` have them all.
 """
 
 from __future__ import annotations
@@ -13,13 +14,18 @@ from schuss import _core, clipping, math, schedules
 from schuss._runtime import configure, get_num_threads, instruction_sets, set_num_threads, show_runtime, use_isa
 from schuss.clipping import AdaGC, AutoClip, ClipAdaptive, ClipNorm, ClipValue
 from schuss.optimizer import Group, Optimizer, StateError, StepInfo
-from schuss.optimizers import __path__ as _folder  # imported here, or it would replace the function of its name
+from schuss.optimizers import __path__ as _optimizers_folder  # here, or it would replace the function of its name
 from schuss.stages import Decay, GradientNoise, Skip
+from schuss.wrappers import __path__ as _wrappers_folder
 
 if TYPE_CHECKING:
     from schuss import aggregation
     from schuss.checkpoint import CheckpointError
+    from schuss.insight import GradientNoiseScale, gradient_noise_scale
     from schuss.masks import DropoutMask, dropout
+    from schuss.range_test import lr_find
+    from schuss.recorder import Recorder
+    from schuss.wrapper import Wrapper
 
 __version__: str = _core.__version__
 
@@ -33,18 +39,23 @@ __all__ = [
     "Decay",
     "DropoutMask",
     "GradientNoise",
+    "GradientNoiseScale",
     "Group",
     "Optimizer",
+    "Recorder",
     "Skip",
     "StateError",
     "StepInfo",
+    "Wrapper",
     "aggregation",
     "catalogue",
     "clipping",
     "constraints",
     "dropout",
     "get_num_threads",
+    "gradient_noise_scale",
     "instruction_sets",
+    "lr_find",
     "math",
     "optimizers",
     "reference",
@@ -52,18 +63,42 @@ __all__ = [
     "set_num_threads",
     "show_runtime",
     "use_isa",
+    "wrappers",
 ]
+
+#: What is imported on first use, since few programs need it, and its module.
+_LAZY = {
+    "CheckpointError": "checkpoint",
+    "DropoutMask": "masks",
+    "GradientNoiseScale": "insight",
+    "Recorder": "recorder",
+    "Wrapper": "wrapper",
+    "dropout": "masks",
+    "gradient_noise_scale": "insight",
+    "lr_find": "range_test",
+}
 
 
 def _modules() -> dict[str, str]:
-    """Return the optimizers' modules by their names without underscores, which are the classes' in lower case."""
-    return {module.name.replace("_", ""): module.name for module in pkgutil.iter_modules(_folder)}
+    """Return the modules of optimizers and wrappers by their classes' names in lower case, which have no underscores."""
+    folders = {"optimizers": _optimizers_folder, "wrappers": _wrappers_folder}
+    return {
+        module.name.replace("_", ""): f"schuss.{package}.{module.name}"
+        for package, folder in folders.items()
+        for module in pkgutil.iter_modules(folder)
+    }
 
 
-def _class_of(key: str) -> type[Optimizer]:
-    """Import an optimizer's class, given its name in lower case."""
-    module = importlib.import_module(f"schuss.optimizers.{_modules()[key]}")
+def _class_of(key: str) -> Any:
+    """Import an optimizer's or a wrapper's class, given its name in lower case."""
+    module = importlib.import_module(_modules()[key])
     return next(value for name, value in vars(module).items() if name.lower() == key and isinstance(value, type))
+
+
+def _classes(package: str) -> dict[str, Any]:
+    """Return the classes of a folder by name, in alphabetical order."""
+    classes = [_class_of(key) for key, module in _modules().items() if module.startswith(f"schuss.{package}.")]
+    return {cls.__name__: cls for cls in sorted(classes, key=lambda cls: cls.__name__.lower())}
 
 
 def optimizers() -> dict[str, type[Optimizer]]:
@@ -74,17 +109,25 @@ def optimizers() -> dict[str, type[Optimizer]]:
     >>> "Adam" in schuss.optimizers()
     True
     """
-    classes = [_class_of(key) for key in _modules()]
-    return {cls.__name__: cls for cls in sorted(classes, key=lambda cls: cls.__name__.lower())}
+    return _classes("optimizers")
+
+
+def wrappers() -> dict[str, type[Wrapper]]:
+    """Return every wrapper of the package by name.
+
+    Examples
+    --------
+    >>> "Lookahead" in schuss.wrappers()
+    True
+    """
+    return _classes("wrappers")
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("aggregation", "catalogue", "constraints", "optimizer", "reference"):
+    if name in ("aggregation", "catalogue", "constraints", "optimizer", "reference", "wrapper"):
         return importlib.import_module(f"schuss.{name}")
-    if name == "CheckpointError":  # files need modules that an import of schuss need not wait for
-        return importlib.import_module("schuss.checkpoint").CheckpointError
-    if name in ("DropoutMask", "dropout"):
-        globals()[name] = value = getattr(importlib.import_module("schuss.masks"), name)
+    if name in _LAZY:
+        globals()[name] = value = getattr(importlib.import_module(f"schuss.{_LAZY[name]}"), name)
         return value
     if not name.startswith("_") and name.lower() in _modules():
         cls = _class_of(name.lower())
@@ -95,7 +138,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *optimizers()])
+    return sorted([*__all__, *optimizers(), *wrappers()])
 
 
 configure()

@@ -18,6 +18,8 @@ from schuss.clipping import AutoClip as AutoClip
 from schuss.clipping import ClipAdaptive as ClipAdaptive
 from schuss.clipping import ClipNorm as ClipNorm
 from schuss.clipping import ClipValue as ClipValue
+from schuss.insight import GradientNoiseScale as GradientNoiseScale
+from schuss.insight import gradient_noise_scale as gradient_noise_scale
 from schuss.masks import DropoutMask as DropoutMask
 from schuss.masks import dropout as dropout
 from schuss.optimizer import Group as Group
@@ -85,10 +87,22 @@ from schuss.optimizers.simplified_ademamix import SimplifiedAdEMAMix as Simplifi
 from schuss.optimizers.stable_adamw import StableAdamW as StableAdamW
 from schuss.optimizers.tiger import Tiger as Tiger
 from schuss.optimizers.yogi import Yogi as Yogi
+from schuss.range_test import lr_find as lr_find
+from schuss.recorder import Recorder as Recorder
 from schuss.stages import Decay as Decay
 from schuss.stages import GradientNoise as GradientNoise
 from schuss.stages import Skip as Skip
+from schuss.wrapper import Wrapper as Wrapper
+from schuss.wrappers.accumulate import Accumulate as Accumulate
+from schuss.wrappers.ema import EMA as EMA
+from schuss.wrappers.lookahead import Lookahead as Lookahead
+from schuss.wrappers.loss_scale import LossScale as LossScale
+from schuss.wrappers.mechanic import Mechanic as Mechanic
+from schuss.wrappers.rollback import Rollback as Rollback
+from schuss.wrappers.sam import SAM as SAM
+from schuss.wrappers.swa import SWA as SWA
 
 __version__: str
 
 def optimizers() -> dict[str, type[Optimizer]]: ...
+def wrappers() -> dict[str, type[Wrapper]]: ...

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,9 +105,9 @@ class Norms:
             return self._norm
         return _norm(self.units(p), p)
 
-    def multiply(self, factors: float | Floats, per: str) -> None:
-        """Take the factors of a clip to those before, one for all or one per tensor or unit."""
-        if isinstance(factors, np.ndarray) and per == "tensor":
+    def multiply(self, factors: float | Floats, unit: str) -> None:
+        """Take the factors of a clip to those before, one for all or one for every tensor or row."""
+        if isinstance(factors, np.ndarray) and unit == "tensor":
             counts = self._source.rows()
             factors = factors if set(counts) <= {1} else np.repeat(factors, counts)
         self.factors = self.factors * factors
@@ -128,8 +128,6 @@ def _norm(values: Floats, p: float) -> float:
 class Clip:
     """What every clip is: factors of the gradients, decided from their norms."""
 
-    #: What its factors are for.
-    per: str = "all"
     #: What of its state has one number for each tensor.
     by_tensor: ClassVar[tuple[str, ...]] = ()
 
@@ -140,6 +138,10 @@ class Clip:
     def initial(self, tensors: int) -> dict[str, Floats]:
         """Return what it knows before the first step."""
         return {}
+
+    def unit(self) -> Literal["all", "tensor", "row"]:
+        """Return what has a factor of its own; rows are those of tensors with more than one dimension."""
+        return "all"
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ class ClipNorm(Clip):
 
     max_norm: float | Schedule
     p: float = 2.0
-    per: str = "all"
+    per: Literal["all", "tensor"] = "all"
 
     def __post_init__(self) -> None:
         """Check the arguments."""
@@ -183,6 +185,10 @@ class ClipNorm(Clip):
         argument(self, "p", Domain(1.0, upper_open=False), schedule=False)
         if self.per not in ("all", "tensor"):
             raise ValueError(f'ClipNorm: per must be "all" or "tensor", got {self.per!r}')
+
+    def unit(self) -> Literal["all", "tensor", "row"]:
+        """Return what has a factor of its own."""
+        return self.per
 
     def factors(self, norms: Norms, state: dict[str, Floats]) -> float | Floats:
         """Return what the gradients are multiplied with."""
@@ -268,12 +274,15 @@ class ClipAdaptive(Clip):
 
     ratio: float | Schedule = 0.01
     eps: float = 1e-3
-    per: ClassVar[str] = "unit"
 
     def __post_init__(self) -> None:
         """Check the arguments."""
         argument(self, "ratio", _POSITIVE)
         argument(self, "eps", _POSITIVE, schedule=False)
+
+    def unit(self) -> Literal["all", "tensor", "row"]:
+        """Return what has a factor of its own."""
+        return "row"
 
     def factors(self, norms: Norms, state: dict[str, Floats]) -> float | Floats:
         """Return what every row is multiplied with."""
@@ -376,7 +385,6 @@ class AdaGC(Clip):
     absolute: float = 1.0
     beta: float = 0.98
     warmup: int = 100
-    per: ClassVar[str] = "tensor"
     by_tensor: ClassVar[tuple[str, ...]] = ("average",)
 
     def __post_init__(self) -> None:
@@ -389,6 +397,10 @@ class AdaGC(Clip):
     def initial(self, tensors: int) -> dict[str, Floats]:
         """Return no averages: infinity, which every norm is below."""
         return {"average": np.full(tensors, np.inf)}
+
+    def unit(self) -> Literal["all", "tensor", "row"]:
+        """Return what has a factor of its own."""
+        return "tensor"
 
     def factors(self, norms: Norms, state: dict[str, Floats]) -> float | Floats:
         """Return what every tensor is multiplied with."""
@@ -407,7 +419,7 @@ class Clipper:
 
     def __init__(self, clips: Iterable[Clip], tensors: int, centred: bool) -> None:
         self.clips = tuple(clips)
-        self.by_rows = centred or any(clip.per == "unit" for clip in self.clips)
+        self.by_rows = centred or any(clip.unit() == "row" for clip in self.clips)
         self.prepares = centred or any(isinstance(clip, ClipValue) for clip in self.clips)
         self.states = [clip.initial(tensors) for clip in self.clips]
         self.step, self.scale = 0, 1.0
@@ -424,7 +436,7 @@ class Clipper:
         states = [{key: array.copy() for key, array in state.items()} for state in self.states]
         with np.errstate(all="ignore"):
             for clip, state in zip(self.clips, states, strict=True):
-                norms.multiply(clip.factors(norms, state), clip.per)
+                norms.multiply(clip.factors(norms, state), clip.unit())
         self.states = states
         factors = norms.factors
         if isinstance(factors, float) and not self.prepares:

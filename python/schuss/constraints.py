@@ -175,6 +175,26 @@ def _refuse_overlaps(who: str, arrays: Mapping[str, NDArray[Any]]) -> None:
             raise ValueError(f"{who}: params{first} and params{second} share memory; pass arrays that do not overlap")
 
 
+def checked(who: str, bounds: Any) -> Constraint | dict[str, Constraint]:
+    """Return what an optimizer was given as bounds: a constraint (a pair is a box), or constraints by pattern."""
+    if isinstance(bounds, Mapping):
+        return {pattern: _checked_one(f"{who}: bounds[{pattern!r}]", each) for pattern, each in bounds.items()}
+    return _checked_one(f"{who}: bounds", bounds)
+
+
+def _checked_one(which: str, bounds: Any) -> Constraint:
+    """Return a constraint, or the box of a pair."""
+    if isinstance(bounds, Constraint):
+        return bounds
+    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
+        raise TypeError(f"{which} must be a pair (lower, upper) or a constraint, got {bounds!r}")
+    real = Domain(upper_open=False)
+    lower, upper = (float(real.check(f"{which}[{i}]", bound)) for i, bound in enumerate(bounds))
+    if not lower <= upper:
+        raise ValueError(f"{which} must be a pair with lower <= upper, got ({lower:g}, {upper:g})")
+    return Box(lower, upper)
+
+
 # ---- boxes ----------------------------------------------------------------------------------------------------------------
 
 

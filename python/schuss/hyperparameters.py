@@ -34,7 +34,8 @@ class Domain:
         if self.switch:
             return "True or False"
         if self.whole:
-            return "{0, 1, 2, ...}"
+            first = int(self.lower)
+            return f"{{{', '.join(str(n) for n in range(first, max(first + 2, 3)))}, ...}}"
         return f"{'(' if self.lower_open else '['}{self.lower:g}, {self.upper:g}{')' if self.upper_open else ']'}"
 
     def __contains__(self, value: float) -> bool:

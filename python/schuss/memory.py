@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 _LINE, _PAGE = 64, 4096
 
@@ -39,6 +39,21 @@ def bfloat16_dtype(who: str) -> np.dtype[Any]:
             'say dtype="bfloat16"'
         ) from None
     dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
+
+
+def checked_dtype(who: str, wanted: DTypeLike | None, declared: str | None) -> np.dtype[Any] | None:
+    """Return the dtype that was asked for, None for the compute type; an error's sentence starts with `who`."""
+    if wanted is None:
+        return None
+    if wanted == "bfloat16":
+        return BFLOAT16_BITS if declared == "bfloat16" else bfloat16_dtype(who)
+    try:
+        dtype = np.dtype(wanted)
+    except TypeError:
+        raise TypeError(f"{who} must be a dtype or None, got {wanted!r}") from None
+    if not (dtype in (np.float64, np.float32, np.float16) or is_bfloat16(dtype)):
+        raise TypeError(f"{who} must be float64, float32, float16 or bfloat16, got {dtype}")
     return dtype
 
 

@@ -9,6 +9,7 @@ import os
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, dataclass_transform
 
 import numpy as np
@@ -17,8 +18,13 @@ from numpy.typing import DTypeLike, NDArray
 from schuss import _core, memory, trees
 from schuss._runtime import checked_threads
 from schuss.clipping import Clip, Clipper, as_clips
+from schuss.constraints import Constraint, Projection
+from schuss.constraints import checked as checked_bounds
 from schuss.hyperparameters import Domain, Hyperparameter, NonNegative, Schedule, as_float
-from schuss.stages import Decay, GradientNoise, Skip, matches
+from schuss.stages import Decay, GradientNoise, Skip
+
+if TYPE_CHECKING:
+    from schuss.insight import Explanation
 
 _POLICIES = ("propagate", "raise", "skip")
 
@@ -141,8 +147,9 @@ class Optimizer(_Typed):
         Normal noise, added to the clipped gradients.
     decay : Decay, optional
         Decay of the weights beside the rule.
-    bounds : (float, float), optional
-        A box ``[lower, upper]`` that parameters are projected on after every step.
+    bounds : (float, float), constraint, or dict of these, optional
+        A box ``[lower, upper]``, or another set of `schuss.constraints`, that parameters are projected on after every step.
+        A dict has patterns of names as its keys, as `overrides` has.
     nonfinite : {"propagate", "raise", "skip"} or Skip, optional
         What a NaN or infinity in any gradient does: step with it, raise FloatingPointError, or leave everything as it is
         and say so in `last` and `skipped` (`Skip` bounds how often in a row). "raise" where `clip` is given, else
@@ -182,7 +189,9 @@ class Optimizer(_Typed):
     clip: Clip | Sequence[Clip] | None = _option(default=None)
     noise: GradientNoise | None = _option(default=None)
     decay: Decay | None = _option(default=None)
-    bounds: tuple[float, float] | None = _option(default=None)
+    bounds: tuple[float, float] | Constraint | Mapping[str, tuple[float, float] | Constraint] | None = _option(
+        default=None
+    )
     nonfinite: Literal["propagate", "raise", "skip"] | Skip | None = _option(default=None)
     overrides: Mapping[str, Mapping[str, float | Schedule]] | None = _option(default=None)
     state_dtype: DTypeLike | None = _option(default=None)
@@ -315,8 +324,8 @@ class Optimizer(_Typed):
         if options["threads"] is not None:
             options["threads"] = checked_threads(f"{name}: threads", options["threads"])
         if options["bounds"] is not None:
-            options["bounds"] = self._checked_bounds(options["bounds"])
-        self._state_dtype = self._checked_state_dtype(options["state_dtype"], options["dtype"])
+            checked_bounds(name, options["bounds"])
+        self._state_dtype = memory.checked_dtype(f"{name}: state_dtype", options["state_dtype"], options["dtype"])
         vars(self).update(options)
 
     if not TYPE_CHECKING:  # a type checker that sees this method takes any attribute
@@ -331,63 +340,35 @@ class Optimizer(_Typed):
                 raise AttributeError(f"{name}: {key} is not an attribute that can be set; {hint}")
             super().__setattr__(key, value)
 
-    def _checked_bounds(self, bounds: Any) -> tuple[float, float]:
-        """Return a box as two floats."""
-        name, real = type(self).__name__, Domain(upper_open=False)
-        if not isinstance(bounds, tuple | list) or len(bounds) != 2:
-            raise TypeError(f"{name}: bounds must be a pair (lower, upper), got {bounds!r}")
-        lower, upper = (float(real.check(f"{name}: bounds[{i}]", bound)) for i, bound in enumerate(bounds))
-        if not lower <= upper:
-            raise ValueError(f"{name}: bounds must be a pair with lower <= upper, got ({lower:g}, {upper:g})")
-        return lower, upper
-
-    def _checked_state_dtype(self, wanted: DTypeLike | None, declared: str | None) -> np.dtype[Any] | None:
-        """Return the dtype of state arrays, or None for the compute type."""
-        if wanted is None:
-            return None
-        who = f"{type(self).__name__}: state_dtype"
-        if wanted == "bfloat16":
-            return memory.BFLOAT16_BITS if declared == "bfloat16" else memory.bfloat16_dtype(who)
-        try:
-            dtype = np.dtype(wanted)
-        except TypeError:
-            raise TypeError(f"{who} must be a dtype or None, got {wanted!r}") from None
-        if not (dtype in (np.float64, np.float32, np.float16) or memory.is_bfloat16(dtype)):
-            raise TypeError(f"{who} must be float64, float32, float16 or bfloat16, got {dtype}")
-        return dtype
-
     def _bind(self, params: Any) -> None:
         """Take parameters for the first time: groups, flags, state."""
         params = [params] if isinstance(params, Group) else params
         groups = self._as_groups(params)
-        values = [self._group_values(group) for group in groups]
+        values = [self._group_values(group.hyperparameters) for group in groups]
         self._grouped = isinstance(params, list | tuple) and bool(groups) and params[0] is groups[0]
         tree = [group.params for group in groups] if self._grouped else params
         group_of = [k for k, group in enumerate(groups) for _ in trees.leaves(group.params)]
-        unused = set(self.overrides or {}) - self._override(values, group_of, trees.names(tree))
-        if unused:
-            hint = _did_you_mean(min(unused), trees.names(tree)) or f"they are {', '.join(trees.names(tree)[:9])}"
-            raise ValueError(
-                f"{type(self).__name__}: overrides has {min(unused)!r}, which no parameter is named; {hint}"
-            )
+        names = [name for group in groups for name in trees.names(group.params)]
+        trees.by_name(f"{type(self).__name__}: overrides", self.overrides or {}, names)
+        self._override(values, group_of, names)
         self._take(tree, values, self._flags_of(values), group_of)
 
-    def _override(self, values: list[dict[str, Any]], group_of: list[int], names: Sequence[str]) -> set[str]:
-        """Give parameters with overrides groups of their own, after the others; return the patterns that fitted."""
+    def _override(self, values: list[dict[str, Any]], group_of: list[int], names: Sequence[str]) -> None:
+        """Give parameters with overrides groups of their own, after the others."""
         found: dict[tuple[int, str], int] = {}
-        used = set()
         for i, name in enumerate(names):
-            fitting = [pattern for pattern in self.overrides or {} if matches(name, [pattern])]
-            used |= set(fitting)
-            if not fitting:
+            own = next((key for key in self.overrides or {} if fnmatchcase(name, key)), None)
+            if own is None:
                 continue
-            key = group_of[i], fitting[0]
-            if key not in found:
-                found[key] = len(values)
-                own = self.overrides[fitting[0]]  # type: ignore[index]
-                values.append(self._group_values(Group(None, **values[group_of[i]] | dict(own)), own))
-            group_of[i] = found[key]
-        return used
+            if (group_of[i], own) not in found:
+                found[group_of[i], own] = len(values)
+                changed = self.overrides[own]  # type: ignore[index]
+                values.append(self._group_values(changed, values[group_of[i]]))
+            group_of[i] = found[group_of[i], own]
+
+    def _names(self) -> list[str]:
+        """Return the parameters' names, each within its group."""
+        return [name for part in (self._tree if self._grouped else [self._tree]) for name in trees.names(part)]
 
     def _take(self, tree: Any, values: list[dict[str, Any]], flags: int, group_of: list[int]) -> None:
         """Make state and plan for parameters, of groups of these hyper-parameters."""
@@ -426,18 +407,16 @@ class Optimizer(_Typed):
         """Return the clips, which have learnt nothing."""
         return Clipper(as_clips(type(self).__name__, self.clip), len(self._leaves), self.centralize)
 
-    def _group_values(self, group: Group, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return a group's checked hyper-parameters, of which some are its own."""
+    def _group_values(self, own: Mapping[str, Any], others: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return a group's checked hyper-parameters: its own, and the others from the optimizer or another group."""
         name = type(self).__name__
-        for key in group.hyperparameters if own is None else own:
+        for key in own:
             if key in _OPTIONS:
                 raise TypeError(f"{name}: {key} belongs to the optimizer as a whole; pass it to {name}, not to a Group")
             self._require_known(key)
             self._require_own(key)
-        return {
-            key: each.check(name, group.hyperparameters.get(key, self._defaults[key]))
-            for key, each in self.hyperparameters.items()
-        }
+        values = {**(self._defaults if others is None else others), **own}
+        return {key: each.check(name, values[key]) for key, each in self.hyperparameters.items()}
 
     def _require_own(self, key: str) -> None:
         """Refuse a hyper-parameter that groups cannot differ in."""
@@ -558,18 +537,20 @@ class Optimizer(_Typed):
             self.flush_subnormals,
             self.threads or 0,
         )
+        boxes = self._boxes()
         for i, (path, leaf) in enumerate(zip(self._paths, self._leaves, strict=True)):
             if self._clipper.by_rows and memory.is_fortran(leaf):
                 raise BufferError(
                     f"{type(self).__name__}: params{path} is in Fortran order, but its rows must lie side by side for clip "
                     "or centralize; pass a C-contiguous array"
                 )
-            if self.bounds is not None:
-                self._plan.set_box(i, *self.bounds)
+            if (box := boxes[i]) is not None:
+                self._plan.set_box(i, *box)
             if self.noise is not None:
                 self._plan.set_noise(i, self._stream_named(f"noise of {path}"))
         if self.decay is not None:
             self._set_decay(self.decay)
+        self._projections = self._bound_constraints(self._leaves)
         if self._averages is not None:
             self._plan.set_averages(self._averages)
         # Is there anything that depends on the step?
@@ -590,14 +571,40 @@ class Optimizer(_Typed):
 
     def _set_decay(self, decay: Decay) -> None:
         """Tell the plan which tensors decay, and where to."""
-        name, anchors = type(self).__name__, [None] * len(self._leaves)
+        name = type(self).__name__
+        anchors: list[NDArray[Any] | None] = [None] * len(self._leaves)
         if decay.toward is not None:
             if trees.structure(decay.toward) != trees.structure(self._tree):
                 raise ValueError(f"{name}: toward of decay must have the parameters' nesting")
-            anchors = [self._anchor(i, array) for i, (_, array) in enumerate(trees.leaves(decay.toward))]  # type: ignore[misc]
-        for i, (own, anchor) in enumerate(zip(trees.names(self._tree), anchors, strict=True)):
-            self._plan.set_decay(i, not matches(own, decay.patterns), anchor)
-        self._anchors = anchors
+            anchors = [self._anchor(i, array) for i, (_, array) in enumerate(trees.leaves(decay.toward))]
+        excluded = trees.by_name(f"{name}: exclude of decay", decay.patterns, self._names())
+        self._decays = [(pattern is None, anchor) for pattern, anchor in zip(excluded, anchors, strict=True)]
+        for i, (decays, anchor) in enumerate(self._decays):
+            self._plan.set_decay(i, decays, anchor)
+
+    def _boxes(self) -> list[tuple[float, float] | None]:
+        """Return the bounds of every tensor's elements, where these are all there is."""
+        return [None if each is None else each.box for each in self._constraints()]
+
+    def _constraints(self) -> list[Constraint | None]:
+        """Return the constraint of every tensor."""
+        if self.bounds is None:
+            return [None] * len(self._leaves)
+        name = type(self).__name__
+        bounds = checked_bounds(name, self.bounds)
+        patterns = bounds if isinstance(bounds, dict) else {"*": bounds}
+        chosen = trees.by_name(f"{name}: bounds", patterns, self._names())
+        return [None if key is None else patterns[key] for key in chosen]
+
+    def _bound_constraints(self, leaves: Sequence[NDArray[Any]]) -> list[tuple[list[int], Projection]]:
+        """Bind every constraint that the step does not apply itself to its tensors; return it with their numbers."""
+        found, constraints = [], self._constraints()
+        for constraint in dict.fromkeys(each for each in constraints if each is not None and each.box is None):
+            tensors = [i for i, each in enumerate(constraints) if each == constraint]
+            arrays = {self._paths[i]: leaves[i] for i in tensors}
+            options: Any = {"who": type(self).__name__, "threads": self.threads, "dtype": self.dtype}
+            found.append((tensors, constraint.bind(arrays, **options)))
+        return found
 
     def _anchor(self, tensor: int, array: Any) -> NDArray[Any]:
         """Return a copy of an array as the plan takes it: of its parameter's shape, order and compute type."""
@@ -727,15 +734,25 @@ class Optimizer(_Typed):
         if self._moving:
             self._push(self.t, self._values_at(self.t))
         if grad_scale != 1.0:
-            grad_scale = _GRAD_SCALE.check(f"{type(self).__name__}: grad_scale", grad_scale)  # type: ignore[assignment]
+            grad_scale = _GRAD_SCALE.check(f"{type(self).__name__}: grad_scale", grad_scale)
         arrays, numbers = self._ordered(inputs) if inputs or self.inputs else ((), ())
-        told = [each(grads, grad_scale) for each in self._observers] if self._observers else ()
+        around = self._surrounded(grads, grad_scale) if self._observers or self._projections else ()
         self._status = self._plan.step(grads, arrays, numbers, grad_scale, self._decide)
+        for after in around:
+            after()
         if self._status or self._skips[1]:
             self._settle(grads, inputs)
-        for each in told:
-            if each is not None:
-                each()
+
+    def _surrounded(self, grads: Any, grad_scale: float) -> list[Callable[[], None]]:
+        """Return what is to be done after a step: projections, then observers."""
+        before, told = self._counts.copy(), [each(grads, grad_scale) for each in self._observers]
+
+        def project() -> None:
+            stepped = self._counts != before
+            for tensors, projection in self._projections:
+                projection.apply([bool(stepped[i]) for i in tensors])
+
+        return [project, *(each for each in told if each is not None)]
 
     def _advance(self, grads: Any, **inputs: Any) -> bool:
         """Step, and tell whether it was done: False where a policy skipped it."""
@@ -985,9 +1002,9 @@ class Optimizer(_Typed):
         try:
             old_slots, old_scalars, old_counts = self._slots, self._scalars, self._counts
             (added,) = self._as_groups([group])
-            groups = [*self._groups, self._group_values(added)]
+            groups = [*self._groups, self._group_values(added.hyperparameters)]
             own = [len(groups) - 1 for _ in trees.leaves(added.params)]
-            self._override(groups, own, trees.names([*self._tree, added.params])[len(self._leaves) :])
+            self._override(groups, own, trees.names(added.params))
             if self._flags | self._flags_of(groups) != self._flags:
                 raise ValueError(
                     f"{name}: the group turns on an option that was off when the optimizer was made; make a new optimizer"
@@ -1028,6 +1045,31 @@ class Optimizer(_Typed):
         from schuss.reference import check
 
         return check(self, grads, inputs)
+
+    def explain(self, grads: Any, **inputs: Any) -> Explanation:
+        """Return the parts of the next step, made on copies; the optimizer itself is left alone.
+
+        Parameters
+        ----------
+        grads, **inputs
+            As for `step`.
+
+        Returns
+        -------
+        Explanation
+            What the rule and each option that is on add to every parameter; prints as a table.
+
+        Examples
+        --------
+        >>> opt = schuss.SGD(np.array([1.0]), lr=0.5, l2=0.2)
+        >>> print(opt.explain(np.array([2.0])))
+        SGD: step 0, lr 0.5, gradients times 1
+        tensor        rule           l2  update  update/weight  effective lr
+        params  1 (90.9 %)  0.1 (9.1 %)     1.1            1.1          0.55
+        """
+        from schuss.insight import explain
+
+        return explain(self, grads, inputs)
 
     # ---- checkpoints -------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from schuss import memory, trees
 from schuss.math import normals, row_total
-from schuss.stages import matches
 
 if TYPE_CHECKING:
     from schuss.optimizer import Optimizer
@@ -164,8 +163,14 @@ class Reference:
         else:
             for arrays, keywords in calls:
                 optimizer.reference(*arrays, **keywords)
+        boxes = optimizer._boxes()
         for tensor, _ in active:
-            tensor.finish(optimizer)
+            tensor.finish(optimizer, boxes[tensor.index])
+        stepped = {tensor.index for tensor, _ in active}
+        for tensors, projection in optimizer._bound_constraints(self._leaves):
+            projection.apply([i in stepped for i in tensors])
+        for tensor, _ in active:
+            tensor.read()
 
     @staticmethod
     def _step_together(running: Sequence[Generator[Any, Any, None]]) -> None:
@@ -194,7 +199,6 @@ class _Tensor:
         self.stored: list[tuple[NDArray[Any], NDArray[Any]]] = []  # storage, and the numbers to be rounded into it
         self.p = self._numbers_of(leaf)
         self.rows = leaf.shape[0] if leaf.ndim > 1 else None
-        self.name = trees.names(twin._optimizer._tree)[index]
         self.before = self.p
         self.l2 = self.l1 = self.decay = self.shrink = 0.0
         self.slots = [None if slot[index] is None else self._numbers_of(slot[index]) for slot in twin._slots]
@@ -218,20 +222,24 @@ class _Tensor:
         reals = _as_reals(np.ascontiguousarray(given)) if given.dtype.kind == "c" else given
         return reals if reals.dtype == self.compute else widened(reals, self.compute)
 
-    def finish(self, optimizer: Optimizer) -> None:
-        """Let the weights decay and shrink, bound them, round back into storage, and go on from what was stored."""
+    def finish(self, optimizer: Optimizer, box: tuple[float, float] | None) -> None:
+        """Let the weights decay and shrink, bound them, and round back into storage."""
         p, decay = self.p, optimizer.decay
-        if self.decay and decay is not None and not matches(self.name, decay.patterns):
-            anchor = optimizer._anchors[self.index]
+        if self.decay and decay is not None and optimizer._decays[self.index][0]:
+            anchor = optimizer._decays[self.index][1]
             away = self.before - _as_reals(anchor) if anchor is not None else self.before
             part = self.decay * away
             p[...] = p - (np.where((self.before - p) * away > 0, part, 0).astype(p.dtype) if decay.cautious else part)
         if self.shrink:
             p[...] = np.sign(p) * np.maximum(np.abs(p) - self.shrink, 0)
-        if optimizer.bounds is not None:
-            p[...] = np.minimum(np.maximum(p, optimizer.bounds[0]), optimizer.bounds[1])
+        if box is not None:
+            p[...] = np.minimum(np.maximum(p, box[0]), box[1])
         for storage, numbers in self.stored:
             storage[...] = rounded(numbers, storage.dtype)
+
+    def read(self) -> None:
+        """Go on from what is stored."""
+        for storage, numbers in self.stored:
             numbers[...] = widened(storage, self.compute)
 
 
@@ -302,7 +310,7 @@ class _Gradients:
         """Return the sums of another norm, of the gradients or the weights."""
         arrays = {i: self.tensors[i].p for i in self.raw} if weights else self.prepared
         powers = np.frompyfunc(lambda x: math.pow(x, power), 1, 1)
-        term = (None, np.abs, np.square, lambda x: np.asarray(powers(np.abs(x)), np.float64), np.abs)[norm]
+        term = (np.asarray, np.abs, np.square, lambda x: np.asarray(powers(np.abs(x)), np.float64), np.abs)[norm]
         return self._units(arrays, lambda x: term(scale * x), largest=norm == 4)
 
     def _units(self, arrays: Mapping[int, NDArray[Any]], term: Any, largest: bool = False) -> NDArray[np.float64]:

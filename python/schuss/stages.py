@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from schuss.hyperparameters import Domain, Schedule, argument
 
@@ -162,8 +161,3 @@ class Skip:
     def __post_init__(self) -> None:
         """Check the budget."""
         argument(self, "budget", Domain(0.0, 2.0**53, whole=True), schedule=False)
-
-
-def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Tell whether a parameter's name is one of some patterns."""
-    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -28,9 +28,23 @@ def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, tree
 
 
-def names(tree: Any) -> list[str]:
-    """Return the leaves' names, such as "layers.0.bias": the keys and numbers that lead to them, joined by dots."""
-    return [re.sub(r"\[(?:'(.*?)'|\"(.*?)\"|(.*?))\]", r".\1\2\3", path)[1:] for path, _ in leaves(tree)]
+def names(tree: Any, above: str = "") -> list[str]:
+    """Return the leaves' names, such as "layers.0.bias": what leads to them, joined by dots; nothing leads to an array."""
+    if not isinstance(tree, dict | list | tuple):
+        return [above]
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    return [name for key, child in items for name in names(child, f"{above}.{key}" if above else str(key))]
+
+
+def by_name(which: str, patterns: Collection[str], names: Sequence[str]) -> list[str | None]:
+    """Return the first pattern (as for files) that each name fits, if any; refuse a pattern that fits none."""
+    if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise TypeError(f"{which} must have patterns of names such as '*.bias', got {patterns!r}")
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            raise ValueError(f"{which}: {pattern!r} fits no parameter; their names are {shown}")
+    return [next((pattern for pattern in patterns if fnmatchcase(name, pattern)), None) for name in names]
 
 
 def structure(tree: Any) -> Structure:

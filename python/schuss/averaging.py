@@ -1,0 +1,89 @@
+"""What the wrappers that average weights have in common."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from numpy.typing import DTypeLike
+
+from schuss.passes.average import Average
+from schuss.wrapper import Wrapper
+
+
+class Averaging(Wrapper):
+    """Keeps an average of the weights beside the parameters, and lends it to them.
+
+    A subclass says when the average is updated and with which weight.
+
+    Parameters
+    ----------
+    optimizer : Optimizer or Wrapper
+        Makes the steps.
+    dtype : dtype, optional
+        Of the average: float64, float32, float16 or bfloat16. The optimizer's compute type by default: a bfloat16 average
+        would not move by a thousandth.
+    """
+
+    dtype: DTypeLike | None = None
+
+    def _due(self) -> bool:
+        """Tell whether the weights after the step just done enter the average."""
+        raise NotImplementedError
+
+    def _weight(self, updates: int) -> float:
+        """Return the weight of the present weights, after so many updates; 1 copies them."""
+        raise NotImplementedError
+
+    def _prepare(self) -> None:
+        self._arrays["average"] = self._make_arrays(self.dtype)
+        self._passes["average"] = self._make_pass(Average, self.average)
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._update(1.0)
+        self._passes["average"]._counts[...] = 0
+
+    def _advance(self, grads: Any, **inputs: Any) -> bool:
+        if not self._step_wrapped(grads, **inputs):
+            return False
+        if self._due():
+            self._update(self._weight(self.updates))
+        return True
+
+    def _update(self, weight: float) -> None:
+        """Move the average e towards the parameters p: ``e + weight * (p - e)``, or p itself where the weight is 1."""
+        average = self._passes["average"]
+        if average.weight != weight:
+            average.weight = weight
+        average.step(self._base._tree)
+
+    @property
+    def average(self) -> Any:
+        """The live averages, in the parameters' nesting; the weights as they were at first until there is a step."""
+        return self._base._like_params(self._arrays["average"])
+
+    @property
+    def updates(self) -> int:
+        """How often the average was updated."""
+        return int(self._passes["average"].t)
+
+    @contextlib.contextmanager
+    def swapped(self) -> Iterator[None]:
+        """Put the averages into the parameters for the time of a `with` block, then bring back the weights, bit for bit.
+
+        Within the block the optimizer cannot step, nor its state be saved or changed. An exception in the block brings the
+        weights back as well.
+        """
+        self._check_idle()
+        self._require_training()
+        base = self._base
+        base._require_writeable()
+        lend = self._make_pass(Average, weight=1.0)
+        base._kept = [leaf.copy(order="K") for leaf in base._leaves]
+        try:
+            lend.step(self.average)
+            yield
+        finally:
+            base.train()

@@ -1,0 +1,216 @@
+"""State dicts and checkpoints of wrappers: their own state and that of what they wrap, checked together."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from schuss import checkpoint, state
+from schuss.optimizer import Optimizer, StateError
+
+if TYPE_CHECKING:
+    from schuss.wrapper import Wrapper
+
+FORMAT = 1
+
+#: In a file's record, what stands in the place of an array.
+_ARRAY = "__array__"
+
+
+def own_state(wrapper: Wrapper) -> dict[str, Any]:
+    """Return a copy of what a wrapper itself keeps."""
+    return {
+        "arguments": {key: None if callable(value) else value for key, value in wrapper._arguments.items()},
+        "numbers": copy.deepcopy(wrapper._numbers),
+        "arrays": {name: [array.copy(order="A") for array in arrays] for name, arrays in wrapper._arrays.items()},
+        "passes": {name: each.state_dict() for name, each in wrapper._passes.items()},
+    }
+
+
+def checked(wrapper: Wrapper, saved: Mapping[str, Any], *, cast: bool = False) -> Callable[[], None]:
+    """Check a state dict against a wrapper and all it wraps, and return what takes it over, which cannot fail any more."""
+    wrapper._check_idle()
+    checks = state.Checks(type(wrapper).__name__, saved, cast)
+    if not isinstance(saved, Mapping):
+        raise TypeError(f"{checks.name}: state must be a dict from state_dict(), got {type(saved).__name__}")
+    if "wrapper" not in saved and isinstance(saved.get("optimizer"), str):
+        raise checks.fail(
+            f"the state is of {saved['optimizer']:.40} alone; load it into the optimizer, or before wrapping it"
+        )
+    checks.require_keys("entries", ("wrapper", "format", "own", "optimizer"), saved)
+    if type(saved["format"]) is not int or saved["format"] != FORMAT:
+        raise checks.fail(
+            f"the state has format {saved['format']!r:.40}, but this version reads format {FORMAT}; update schuss"
+        )
+    if saved["wrapper"] != checks.name:
+        raise checks.fail(f"the state is of {saved['wrapper']!s:.40}; load it into a wrapper of that class")
+    inner, wrapped = saved["optimizer"], wrapper.optimizer
+    if isinstance(wrapped, Optimizer):
+        if isinstance(inner, Mapping) and "wrapper" in inner:
+            raise checks.fail(
+                f"the state has a {inner['wrapper']!s:.40} inside, but here it wraps {type(wrapped).__name__}; "
+                "nest the wrappers as they were"
+            )
+        take_over_wrapped = state.checked(wrapped, inner, cast=cast)
+    else:
+        take_over_wrapped = checked(wrapped, inner, cast=cast)
+    take_over_own = checked_own(wrapper, saved["own"], names_of(inner), cast=cast)
+
+    def take_over() -> None:
+        take_over_wrapped()
+        take_over_own()
+
+    return take_over
+
+
+def names_of(saved: Mapping[str, Any]) -> Sequence[str]:
+    """Return the names of the tensors, which the innermost state has."""
+    while "wrapper" in saved:
+        saved = saved["optimizer"]
+    names: Sequence[str] = saved["names"]
+    return names
+
+
+def checked_own(
+    wrapper: Wrapper, own: Mapping[str, Any], names: Sequence[str], *, cast: bool = False
+) -> Callable[[], None]:
+    """Check what a wrapper itself keeps, and return what takes it over."""
+    checks = state.Checks(type(wrapper).__name__, own, cast)
+    checks.require_keys("own part", ("arguments", "numbers", "arrays", "passes"), own)
+    for part, expected in {
+        "arguments": wrapper.arguments,
+        "numbers": wrapper._numbers,
+        "arrays": wrapper._arrays,
+        "passes": wrapper._passes,
+    }.items():
+        checks.require_keys(part, expected, own[part])
+    arguments = {}
+    for key, value in own["arguments"].items():
+        try:
+            here = wrapper._arguments[key]
+            arguments[key] = here if value is None else wrapper.arguments[key].check(checks.name, value)
+        except (TypeError, ValueError) as error:
+            raise checks.fail(f"the state's arguments are not valid: {error}") from None
+    if reason := wrapper._objection_to(own["numbers"]):
+        raise checks.fail(f"the state's numbers are not valid: {reason}")
+    paths = wrapper.base._paths
+    order = [names.index(path) for path in paths]
+    writes = [
+        write
+        for name, targets in wrapper._arrays.items()
+        for write in checks.arrays_of_slot(name, own["arrays"][name], targets, order, paths)
+    ]
+    passes = [state.checked(each, own["passes"][name], cast=cast) for name, each in wrapper._passes.items()]
+    numbers = copy.deepcopy(dict(own["numbers"]))
+
+    def take_over() -> None:
+        wrapper._arguments = arguments
+        wrapper._numbers = numbers
+        for target, source in writes:
+            target[...] = source
+        for each in passes:
+            each()
+        wrapper._taken_over()
+
+    return take_over
+
+
+def like(value: object, example: object) -> bool:
+    """Tell whether a saved number, or list of numbers, may stand for the present one: counts are not negative."""
+    if isinstance(example, list):
+        return isinstance(value, list) and all(type(each) is float for each in value)
+    if type(value) is not type(example):
+        return False
+    return not isinstance(value, int | float) or (0 <= value < 2**62 if isinstance(value, int) else value == value)
+
+
+def save(wrapper: Wrapper, path: str | os.PathLike[str], *, params: bool) -> None:
+    """Write a checkpoint of all levels."""
+    arrays: dict[str, NDArray[Any]] = {}
+    header = _packed(wrapper.state_dict(), "", arrays)
+    if params:
+        arrays |= {f"param.{i}": leaf for i, leaf in enumerate(wrapper.base._leaves)}
+    checkpoint.write(path, arrays, header | {"params": params})
+
+
+def load(wrapper: Wrapper, path: str | os.PathLike[str], *, cast: bool) -> None:
+    """Read a checkpoint of all levels."""
+    arrays, header = checkpoint.read(path)
+    name, base = type(wrapper).__name__, wrapper.base
+    try:
+        with_params = header.pop("params")
+        saved = _unpacked(header, arrays)
+        names = names_of(saved)
+        stored = [arrays[f"param.{i}"] for i in range(len(names))] if with_params else None
+    except (KeyError, TypeError, IndexError) as error:
+        raise StateError(f"{name}: {os.fspath(path)} holds no state of a wrapper ({error} is missing)") from None
+    take_over = checked(wrapper, saved, cast=cast)
+    values = state.checked_params(base, stored, names, path)
+    take_over()
+    for leaf, source in zip(base._leaves, values, strict=False):
+        leaf[...] = source
+
+
+def _packed(value: Any, path: str, arrays: dict[str, NDArray[Any]]) -> Any:
+    """Move arrays out of a nesting of dicts and lists, named by their place in it."""
+    if isinstance(value, dict):
+        return {key: _packed(each, f"{path}.{key}" if path else key, arrays) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_packed(each, f"{path}.{i}", arrays) for i, each in enumerate(value)]
+    if hasattr(value, "__array__"):
+        arrays[path] = value
+        return {_ARRAY: path}
+    return value
+
+
+def _unpacked(value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
+    """Bring arrays back to their places."""
+    if isinstance(value, dict):
+        if value.keys() == {_ARRAY}:
+            return arrays[value[_ARRAY]]
+        return {key: _unpacked(each, arrays) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_unpacked(each, arrays) for each in value]
+    return value
+
+
+class Snapshot:
+    """A copy of all that steps of an optimizer or a wrapper change: parameters, and state at every level."""
+
+    def __init__(self, target: Optimizer | Wrapper) -> None:
+        self._wrappers = []
+        arrays: list[NDArray[Any]] = []
+        while not isinstance(target, Optimizer):
+            self._wrappers.append((target, copy.deepcopy(target._numbers)))
+            arrays += [array for each in target._arrays.values() for array in each]
+            arrays += [array for each in target._passes.values() for array in _state_arrays(each)]
+            target = target.optimizer
+        arrays += [*target._leaves, *_state_arrays(target)]
+        self._optimizer = target
+        # What clips have learnt is replaced at a step, never written to.
+        self._learnt, self._skips = target._clipper.states, list(target._skips)
+        self._copies = [(array, array.copy(order="K")) for array in arrays]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the copy."""
+        return sum(kept.nbytes for _, kept in self._copies)
+
+    def restore(self) -> None:
+        """Bring back what was copied."""
+        for wrapper, numbers in self._wrappers:
+            wrapper._numbers = numbers
+            wrapper._taken_over()
+        self._optimizer._clipper.states, self._optimizer._skips = self._learnt, self._skips
+        for array, kept in self._copies:
+            array[...] = kept
+
+
+def _state_arrays(optimizer: Optimizer) -> list[NDArray[Any]]:
+    """Return the arrays of an optimizer's or a pass's state."""
+    slots = [array for slot in optimizer._slots for array in slot if array is not None]
+    return [*slots, optimizer._scalars, optimizer._counts]

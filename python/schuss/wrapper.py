@@ -1,0 +1,441 @@
+"""The base class of wrappers: what is around an optimizer's step, and offers all that the optimizer does."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import os
+import threading
+import typing
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
+
+from numpy.typing import DTypeLike, NDArray
+
+from schuss import memory, nested, trees
+from schuss.hyperparameters import Domain, Hyperparameter, Schedule
+from schuss.optimizer import Group, Optimizer, StepInfo, _did_you_mean, _option, _Typed
+
+#: A number in {1, 2, ...}.
+Count: TypeAlias = Annotated[int, Domain(1.0, 2.0**53, upper_open=False, whole=True)]
+#: A number in {1, 2, ...}, or a schedule of such numbers.
+ScheduledCount: TypeAlias = Annotated[int | Schedule, Domain(1.0, 2.0**53, upper_open=False, whole=True)]
+
+
+class Argument(Hyperparameter):
+    """An argument of a wrapper as an attribute; a schedule only where the annotation says so."""
+
+    def __init__(self, owner: type, name: str, default: float | bool, domain: Domain, scheduled: bool) -> None:
+        super().__init__(owner, name, default, domain)
+        self.scheduled = scheduled
+
+    def check(self, wrapper: str, value: object) -> Any:
+        """Return a valid value, or raise a sentence that starts with the wrapper's name."""
+        if self.scheduled:
+            checked: Any = super().check(wrapper, value)
+        else:
+            checked = self.domain.check(f"{wrapper}: {self.name}", value)
+        return checked if callable(checked) or not self.domain.whole else int(checked)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """Return the value, or on the class this description."""
+        return self if instance is None else instance._arguments[self.name]
+
+    def __set__(self, instance: Any, value: object) -> None:
+        """Check the value and keep it."""
+        instance._check_idle()
+        instance._arguments[self.name] = self.check(type(instance).__name__, value)
+
+
+class Wrapper(_Typed):
+    """Base class of what is put around an optimizer: it has the optimizer's step and offers all that it offers.
+
+    Reading and setting hyper-parameters, `params`, `t`, `last`, `groups` and whatever else an optimizer has reaches the
+    wrapped one; `state` has the slots of both, `state_dict` and files hold both, and are checked as one. Wrappers nest.
+    Steps go through the outermost wrapper alone.
+
+    A subclass annotates its arguments (numbers by their domain, as an optimizer's hyper-parameters; anything else is an
+    option, chosen at construction), makes what it keeps in `_prepare` and `_begin`, and writes `_advance`.
+
+    Parameters
+    ----------
+    optimizer : Optimizer or Wrapper
+        What is wrapped.
+    """
+
+    arguments: ClassVar[dict[str, Argument]] = {}
+    options: ClassVar[dict[str, Any]] = {}
+
+    if TYPE_CHECKING:
+        optimizer: Any = _option(default=None, kw_only=False)
+
+    # ---- for subclasses ----------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        """Make what is kept beside the wrapped state: `_arrays` (one array per tensor by name) and `_passes` (by name).
+
+        A pass over arrays of its own has these in `_arrays` as well.
+        """
+
+    def _begin(self) -> None:
+        """Bring what is kept to what it is before the first step: write `_arrays`, set `_numbers`."""
+        for each in self._passes.values():
+            each.reset()
+
+    def _advance(self, grads: Any, **inputs: Any) -> bool:
+        """Do the step, by `_step_wrapped`; tell whether the optimizer stepped.
+
+        False where a policy skipped the step, where no tensor had a gradient, or where the step is yet to come. Whatever
+        can fail comes first, or what it found is put back: an error leaves everything as it was.
+        """
+        raise NotImplementedError
+
+    def _step_wrapped(self, grads: Any, **inputs: Any) -> bool:
+        """Let the wrapped optimizer step; tell whether its count of steps has grown."""
+        before = self._base.t
+        self._optimizer._advance(grads, **inputs)
+        return self._base.t != before
+
+    def _taken_over(self) -> None:
+        """Forget what does not belong to the state that was just loaded."""
+
+    def _objection_to(self, numbers: Mapping[str, Any]) -> str | None:
+        """Say why saved `_numbers` cannot be taken; None where they can."""
+        for key, value in self._numbers.items():
+            if not nested.like(numbers[key], value):
+                return f"{key} is {numbers[key]!r:.40}"
+        return None
+
+    def _require_training(self) -> None:
+        """Refuse what changes or keeps the state while the parameters are not those in training."""
+        self._optimizer._require_training()
+
+    def _make_arrays(self, chosen: DTypeLike | None = None) -> list[NDArray[Any]]:
+        """Return zeroed arrays, one per tensor, in the optimizer's compute type unless a dtype is chosen."""
+        dtype = memory.checked_dtype(f"{type(self).__name__}: dtype", chosen, self._base.dtype)
+        return memory.allocate(self._base._leaves, 1, dtype)[0]
+
+    def _make_pass(self, cls: type[Optimizer], tree: Any = None, **arguments: Any) -> Any:
+        """Return a pass over the parameters, or over a tree of the same nesting, that runs as the optimizer does."""
+        base = self.base
+        tree = base._tree if tree is None else tree
+        params = [Group(part) for part in tree] if base._grouped else tree
+        common = {key: getattr(base, key) for key in ("dtype", "threads", "flush_subnormals")}
+        return cls(params, **(common | arguments))
+
+    # ---- declaration and construction ----------------------------------------------------------------------------------
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Turn annotations into checked attributes."""
+        super().__init_subclass__(**kwargs)
+        cls.arguments, cls.options = dict(cls.arguments), dict(cls.options)
+        hints = typing.get_type_hints(cls, include_extras=True)
+        for name in vars(cls).get("__annotations__", {}):
+            hint = hints[name]
+            if typing.get_origin(hint) is ClassVar or name.startswith("_"):
+                continue
+            domain = next((each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Domain)), None)
+            default = cls.__dict__[name]
+            if domain is None:
+                cls.options[name] = default
+            else:
+                accepted = typing.get_args(hint.__origin__)
+                scheduled = any(typing.get_origin(each) is typing.get_origin(Schedule) for each in accepted)
+                cls.arguments[name] = Argument(cls, name, default, domain, scheduled)
+                setattr(cls, name, cls.arguments[name])
+        signature = [inspect.Parameter("optimizer", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+        for name, default in ({n: a.default for n, a in cls.arguments.items()} | cls.options).items():
+            signature.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default))
+        cls.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
+
+    def __init__(self, optimizer: Optimizer | Wrapper, **given: Any) -> None:
+        name = type(self).__name__
+        if not isinstance(optimizer, Optimizer | Wrapper):
+            raise TypeError(
+                f"{name}: optimizer must be an optimizer or a wrapper of one, got {type(optimizer).__name__}; "
+                f"write {name}(optimizer, ...)"
+            )
+        known = [*self.arguments, *self.options]
+        for key in given:
+            if key not in known:
+                hint = _did_you_mean(key, known) or (f"it takes {', '.join(known)}" if known else "it takes none")
+                raise TypeError(f"{name}: {key} is not an argument of {name}; {hint}")
+        arguments = {key: each.check(name, given.get(key, each.default)) for key, each in self.arguments.items()}
+        options = {key: self._checked_option(key, given.get(key, default)) for key, default in self.options.items()}
+        optimizer._require_training()
+        self._set(optimizer, arguments, options)
+
+    def _checked_option(self, key: str, value: Any) -> Any:
+        """Return an option's value, if its annotation allows it."""
+        hint = typing.get_type_hints(type(self))[key]
+        name = f"{type(self).__name__}: {key}"
+        if hint is bool and not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, got {value!r}")
+        literals = [each for each in (hint, *typing.get_args(hint)) if typing.get_origin(each) is typing.Literal]
+        choices = [choice for each in literals for choice in typing.get_args(each)]
+        if choices and value not in choices and not (value is None and type(None) in typing.get_args(hint)):
+            raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+        return value
+
+    def _set(self, optimizer: Optimizer | Wrapper, arguments: dict[str, Any], options: dict[str, Any]) -> None:
+        """Wrap an optimizer, with nothing kept yet."""
+        self._optimizer = optimizer
+        self._base: Optimizer = optimizer.base if isinstance(optimizer, Wrapper) else optimizer
+        # One for all levels: whoever is inside one of them is inside all.
+        self._busy: threading.Lock = optimizer._busy if isinstance(optimizer, Wrapper) else threading.Lock()
+        self._arguments = arguments
+        vars(self).update(options)
+        self._numbers: dict[str, Any] = {}
+        self._arrays: dict[str, list[NDArray[Any]]] = {}
+        self._passes: dict[str, Any] = {}
+        self._prepare()
+        self._begin()
+
+    def __getattr__(self, key: str) -> Any:
+        """Return what the wrapped optimizer has under a name that is none of the wrapper's own."""
+        if key.startswith("_"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {key!r}")
+        return getattr(self._optimizer, key)
+
+    def __setattr__(self, key: str, value: object) -> None:
+        """Set an argument of the wrapper, or else a hyper-parameter of the wrapped optimizer."""
+        if key.startswith("_") or hasattr(getattr(type(self), key, None), "__set__"):
+            super().__setattr__(key, value)
+        elif key in self.options:
+            name = type(self).__name__
+            raise AttributeError(f"{name}: {key} is chosen at construction; make a new {name}")
+        else:
+            self._check_idle()
+            setattr(self._optimizer, key, value)
+
+    # ---- what is wrapped -----------------------------------------------------------------------------------------------
+
+    if not TYPE_CHECKING:  # for type checkers it is the constructor's first argument
+
+        @property
+        def optimizer(self) -> Optimizer | Wrapper:
+            """What is wrapped."""
+            return self._optimizer
+
+    @property
+    def base(self) -> Optimizer:
+        """The innermost optimizer."""
+        return self._base
+
+    @property
+    def params(self) -> Any:
+        """The caller's arrays, in the caller's nesting."""
+        return self._base.params
+
+    @property
+    def t(self) -> int:
+        """The number of steps the optimizer has done."""
+        return self._base.t
+
+    @property
+    def last(self) -> StepInfo | None:
+        """What the optimizer's last step did; None before the first."""
+        return self._base.last
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The live state: the slots of all that is wrapped, and then those of the wrapper.
+
+        Of two slots with one name it has the outer one; `optimizer.state` has the other.
+        """
+        found: dict[str, Any] = dict(self._optimizer.state)
+        for each in self._passes.values():
+            found |= each.state
+        for name, arrays in self._arrays.items():
+            found[name] = self._base._like_params(arrays)
+        return found
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of state, of all levels."""
+        own = [array for arrays in self._arrays.values() for array in arrays]
+        return int(self._optimizer.nbytes + sum(each.nbytes for each in [*own, *self._passes.values()]))
+
+    # ---- the step ------------------------------------------------------------------------------------------------------
+
+    def step(self, grads: Any, **inputs: Any) -> None:
+        """Update the parameters in place, as the wrapper's class says.
+
+        Parameters
+        ----------
+        grads, **inputs
+            As for the wrapped optimizer's step.
+
+        Raises
+        ------
+        TypeError, ValueError, BufferError, FloatingPointError, RuntimeError
+            As the wrapped optimizer's step; nothing was changed at any level.
+        """
+        with self._alone():
+            self._require_training()
+            self._advance(grads, **inputs)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep all others out, or refuse to be the second."""
+        if not self._busy.acquire(blocking=False):
+            raise self._is_busy()
+        try:
+            yield
+        finally:
+            self._busy.release()
+
+    def _check_idle(self) -> None:
+        """Refuse to touch an optimizer that is in the middle of a step."""
+        if self._busy.locked():
+            raise self._is_busy()
+
+    def _is_busy(self) -> RuntimeError:
+        return RuntimeError(
+            f"{type(self).__name__}: another thread is inside this optimizer; give each thread its own, or use a lock"
+        )
+
+    # ---- as of an optimizer --------------------------------------------------------------------------------------------
+
+    def eval(self) -> None:
+        """Put the weights to be evaluated into the parameters, as the wrapped optimizer does, until `train`."""
+        self._check_idle()
+        self._optimizer.eval()
+
+    def train(self) -> None:
+        """Bring back the weights in training, bit for bit; in training already, do nothing."""
+        self._check_idle()
+        self._optimizer.train()
+
+    def reset(self) -> None:
+        """Forget everything learnt, at every level; parameters, hyper-parameters and arguments stay."""
+        self._check_idle()
+        self._optimizer.reset()
+        self._begin()
+        self._taken_over()
+
+    def rebind(self, params: trees.Tree) -> None:
+        """Step other arrays of the same nesting, shapes and dtypes from now on, with the same state at every level.
+
+        Parameters
+        ----------
+        params : tree of arrays
+            For an optimizer with groups, the list of the groups' trees.
+        """
+        self._check_idle()
+        before = self._base._leaves
+        over_parameters = [each for each in self._passes.values() if each._leaves[0] is before[0]]
+        tree = self._base._tree
+        self._optimizer.rebind(params)
+        try:
+            for each in over_parameters:
+                each.rebind(self._base._tree)
+        except BaseException:
+            self._optimizer.rebind(tree)
+            for each in over_parameters:
+                each.rebind(tree)
+            raise
+        self._taken_over()
+
+    def add(self, group: Group) -> None:
+        """Add a group of parameters, where the wrapper keeps nothing for each of them.
+
+        Parameters
+        ----------
+        group : Group
+            As for the wrapped optimizer.
+        """
+        self._check_idle()
+        if self._arrays or self._passes:
+            name = type(self).__name__
+            raise ValueError(
+                f"{name}: it keeps arrays beside the parameters and takes no further group; make a new {name}"
+            )
+        self._optimizer.add(group)
+        self._taken_over()
+
+    # ---- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a copy of all state: the wrapper's own under "own", that of what it wraps under "optimizer"."""
+        self._check_idle()
+        self._require_training()
+        return {
+            "wrapper": type(self).__name__,
+            "format": nested.FORMAT,
+            "own": nested.own_state(self),
+            "optimizer": self._optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], *, cast: bool = False) -> None:
+        """Take over a state dict of the same nesting of wrappers, all levels or none.
+
+        Parameters
+        ----------
+        state : dict
+            From `state_dict`. Copied. Hyper-parameters and arguments that were schedules stay as they are here.
+        cast : bool
+            Convert state arrays of other dtypes instead of refusing them.
+
+        Raises
+        ------
+        StateError
+            If it does not fit; nothing was changed.
+        """
+        self._require_training()
+        nested.checked(self, state, cast=cast)()
+
+    def save(self, path: str | os.PathLike[str], *, params: bool = False) -> None:
+        """Write a checkpoint of all levels, atomically: to a temporary file, flushed to disk, then renamed.
+
+        Parameters
+        ----------
+        path : path
+            Ends in ``.npz``, or in ``.safetensors`` (needs the extra of that name).
+        params : bool
+            Write the parameters as well.
+        """
+        nested.save(self, path, params=params)
+
+    def load(self, path: str | os.PathLike[str], *, cast: bool = False) -> None:
+        """Read a checkpoint of `save`; parameters too, in place, if the file holds them.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is damaged; nothing was changed.
+        StateError
+            If it does not fit; nothing was changed.
+        """
+        self._require_training()
+        nested.load(self, path, cast=cast)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what pickle and copy keep: the wrapped optimizer, arguments, options and own state."""
+        self._check_idle()
+        self._require_training()
+        return {
+            "optimizer": self._optimizer,
+            "arguments": self._arguments,
+            "options": {key: getattr(self, key) for key in self.options},
+            "own": nested.own_state(self),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Wrap the optimizer that came along."""
+        self._set(state["optimizer"], dict(state["arguments"]), state["options"])
+        nested.checked_own(self, state["own"], self._base._paths)()
+
+    def __copy__(self) -> Wrapper:
+        """Wrap a copy of the optimizer over the same parameters: two wrappers of one optimizer would disturb each other."""
+        twin = type(self).__new__(type(self))
+        twin.__setstate__(self.__getstate__() | {"optimizer": copy.copy(self._optimizer)})
+        return twin
+
+    def __repr__(self) -> str:
+        """Show what is wrapped, the arguments and the options."""
+        values = self._arguments | {key: getattr(self, key) for key in self.options}
+        return (
+            f"{type(self).__name__}({', '.join([repr(self._optimizer), *(f'{k}={v!r}' for k, v in values.items())])})"
+        )

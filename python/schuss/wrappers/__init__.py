@@ -1,0 +1,1 @@
+"""The wrappers, one module each; `schuss.wrappers()` finds them."""
