@@ -69,7 +69,7 @@ inline void require_array(PyObject* object, const Who& who) {
         throw py::type_error(who + " is a masked array, and its mask would be ignored; pass its .data");
 }
 
-[[noreturn]] inline void refuse_dtype(PyObject* array, const Who& who) {
+[[noreturn]] inline void refuse_dtype(PyObject* array, const Who& who, const char* what = "stepped") {
     const auto* descr = py::detail::array_descriptor_proxy(fields(array).descr);
     const std::string dtype = text(py::handle(fields(array).descr));
     if (descr->byteorder == '>')
@@ -79,7 +79,7 @@ inline void require_array(PyObject* object, const Who& who) {
     const std::string hint = descr->type_num == py::detail::npy_api::NPY_USHORT_
                                  ? "; say dtype=\"bfloat16\" if these are the bits of bfloat16"
                                  : "; pass float64, float32, float16, bfloat16, complex128 or complex64";
-    throw py::type_error(who + " has dtype " + dtype + ", which cannot be stepped" + hint);
+    throw py::type_error(who + " has dtype " + dtype + ", which cannot be " + what + hint);
 }
 
 /// A parameter: checked for everything that updating it in place needs.

@@ -4,15 +4,13 @@
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
-#include <pthread.h>
-
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <cmath>
-#include <thread>
 
 #include "binding/arrays.hpp"
+#include "binding/gil.hpp"
+#include "binding/tools.hpp"
 #include "binding/tree.hpp"
 #include "core/isa.hpp"
 #include "core/parallel.hpp"
@@ -21,32 +19,6 @@
 
 namespace schuss {
 namespace {
-
-/// The largest step whose memory traffic is done before another Python thread could take the GIL and give it back.
-constexpr Index short_step = 16384;
-
-// A daemon thread that asks for the GIL once the interpreter is going down is ended there and then (Python < 3.14), and
-// unwinding it through our frames aborts the process. So the end waits for steps without the GIL, and no further one
-// begins.
-std::atomic<int> steps_without_gil{0};
-bool exiting = false;  ///< guarded by the GIL
-
-/// Counts a step; made and destroyed with the GIL held.
-struct Running {
-    Running() { ++steps_without_gil; }
-    ~Running() { --steps_without_gil; }
-    Running(const Running&) = delete;
-    Running& operator=(const Running&) = delete;
-};
-
-void wait_at_exit() {
-    pthread_atfork(nullptr, nullptr, [] { steps_without_gil = 0; });  // the threads of those steps stay in the parent
-    py::module_::import("atexit").attr("register")(py::cpp_function([] {
-        exiting = true;
-        const py::gil_scoped_release release;
-        while (steps_without_gil > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }));
-}
 
 /// A plan bound to Python's arrays: holds them, checks them at every step, and reads gradients from the same nesting.
 class Binding {
@@ -91,7 +63,7 @@ public:
         const std::int64_t steps_before = *counts_.data(n);
         Outcome outcome;
         const bool reads = options_.nonfinite != Nonfinite::propagate || !factors.is_none();
-        without_gil([&] {
+        without_gil(elements_, [&] {
             plan_.begin(options_, scale);
             if (reads) outcome = plan_.measure(options_);
             if (outcome.status == Outcome::Status::done && factors.is_none()) plan_.step(options_);
@@ -100,7 +72,7 @@ public:
             deciding_ = true;
             const Decided decided(*this);
             plan_.set_factors(options_, factors(outcome.norm, std::abs(scale)).cast<std::vector<double>>());
-            without_gil([&] { plan_.step(options_); });
+            without_gil(elements_, [&] { plan_.step(options_); });
         }
         nonfinite_tensor_ = outcome.nonfinite_tensor;
         if (outcome.status != Outcome::Status::nonfinite) {  // else it stays that of the last step that was done
@@ -122,7 +94,7 @@ public:
     py::array_t<double> norms(int norm, double power, double scale, bool weights) {
         require_deciding();
         std::vector<double> found;
-        without_gil([&] { found = plan_.norms(options_, Norm(norm), power, scale, weights); });
+        without_gil(elements_, [&] { found = plan_.norms(options_, Norm(norm), power, scale, weights); });
         return py::array_t<double>(py::ssize_t(found.size()), found.data());
     }
 
@@ -337,14 +309,6 @@ private:
         elements_ += size;
     }
 
-    template <class Work>
-    void without_gil(const Work& work) {
-        if (elements_ <= short_step || exiting) return work();
-        const Running running;
-        const py::gil_scoped_release release;
-        work();
-    }
-
     /// Ends what `step` allows to be asked while it waits for factors.
     struct Decided {
         Binding& binding;
@@ -466,4 +430,5 @@ PYBIND11_MODULE(_core, m) {
         .def("set_averages", &Binding::set_averages, py::arg("averages"), "Set the arrays that average the tensors.")
         .def("check_idle", &Binding::check_idle, "Raise RuntimeError if a step is under way.")
         .def("outcome", &Binding::outcome, "What the last step did.");
+    bind_tools(m);
 }

@@ -173,6 +173,7 @@ struct InstructionSet {
     const char* name;
     const Rule* const* rules;
     const AllStages* stages;
+    const struct Tools* tools;  ///< core/tools.hpp
 };
 
 }  // namespace schuss

@@ -19,8 +19,10 @@ from schuss.stages import Decay, GradientNoise, Skip
 from schuss.wrappers import __path__ as _wrappers_folder
 
 if TYPE_CHECKING:
+    from schuss import aggregation
     from schuss.checkpoint import CheckpointError
     from schuss.insight import GradientNoiseScale, gradient_noise_scale
+    from schuss.masks import DropoutMask, dropout
     from schuss.range_test import lr_find
     from schuss.recorder import Recorder
     from schuss.wrapper import Wrapper
@@ -35,6 +37,7 @@ __all__ = [
     "ClipNorm",
     "ClipValue",
     "Decay",
+    "DropoutMask",
     "GradientNoise",
     "GradientNoiseScale",
     "Group",
@@ -44,9 +47,11 @@ __all__ = [
     "StateError",
     "StepInfo",
     "Wrapper",
+    "aggregation",
     "catalogue",
     "clipping",
     "constraints",
+    "dropout",
     "get_num_threads",
     "gradient_noise_scale",
     "instruction_sets",
@@ -64,9 +69,11 @@ __all__ = [
 #: What is imported on first use, since few programs need it, and its module.
 _LAZY = {
     "CheckpointError": "checkpoint",
+    "DropoutMask": "masks",
     "GradientNoiseScale": "insight",
     "Recorder": "recorder",
     "Wrapper": "wrapper",
+    "dropout": "masks",
     "gradient_noise_scale": "insight",
     "lr_find": "range_test",
 }
@@ -117,10 +124,11 @@ def wrappers() -> dict[str, type[Wrapper]]:
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("catalogue", "constraints", "optimizer", "reference", "wrapper"):
+    if name in ("aggregation", "catalogue", "constraints", "optimizer", "reference", "wrapper"):
         return importlib.import_module(f"schuss.{name}")
     if name in _LAZY:
-        return getattr(importlib.import_module(f"schuss.{_LAZY[name]}"), name)
+        globals()[name] = value = getattr(importlib.import_module(f"schuss.{_LAZY[name]}"), name)
+        return value
     if not name.startswith("_") and (module := _modules().get(name.lower())):
         cls = _class_of(name.lower(), module)
         if cls.__name__ == name:

@@ -1,5 +1,6 @@
 # Written by tools/stubs.py.
 from schuss import _core as _core
+from schuss import aggregation as aggregation
 from schuss import catalogue as catalogue
 from schuss import clipping as clipping
 from schuss import constraints as constraints
@@ -19,6 +20,8 @@ from schuss.clipping import ClipNorm as ClipNorm
 from schuss.clipping import ClipValue as ClipValue
 from schuss.insight import GradientNoiseScale as GradientNoiseScale
 from schuss.insight import gradient_noise_scale as gradient_noise_scale
+from schuss.masks import DropoutMask as DropoutMask
+from schuss.masks import dropout as dropout
 from schuss.optimizer import Group as Group
 from schuss.optimizer import Optimizer as Optimizer
 from schuss.optimizer import StateError as StateError

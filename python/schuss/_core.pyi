@@ -10,7 +10,7 @@ import typing
 import numpy
 import numpy.typing
 
-__all__: list[str] = ["Plan", "instruction_sets", "isa", "num_threads", "rules", "set_num_threads", "use_isa"]
+__all__: list[str] = ["Plan", "Stack", "instruction_sets", "isa", "num_threads", "rules", "set_num_threads", "use_isa"]
 
 class Plan:
     """
@@ -126,6 +126,69 @@ class Plan:
     ) -> int:
         """
         Step once; 0 done, 1 skipped, 2 refused for a non-finite gradient.
+        """
+
+class Stack:
+    """
+    Several gradients of one nesting, and the arrays made of them.
+    """
+    def __init__(
+        self,
+        owner: str,
+        names: collections.abc.Sequence[str],
+        target: str,
+        paths: collections.abc.Sequence[str],
+        arrays: collections.abc.Sequence[collections.abc.Sequence[typing.Any]],
+        results: collections.abc.Sequence[typing.Any],
+    ) -> None: ...
+    def combine(
+        self,
+        weights: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+        total: typing.SupportsFloat | typing.SupportsIndex,
+        threads: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None:
+        """
+        Write the weighted sum, divided by `total`.
+        """
+    def distances(self, threads: typing.SupportsInt | typing.SupportsIndex) -> list[float]:
+        """
+        The squared distances between gradients i and j < i, row by row.
+        """
+    def drop(
+        self,
+        key: typing.SupportsInt | typing.SupportsIndex,
+        threshold: typing.SupportsInt | typing.SupportsIndex,
+        scale: typing.SupportsFloat | typing.SupportsIndex,
+        threads: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None:
+        """
+        Write the elements that are kept, times `scale`, and 0 for the others.
+        """
+    def residuals(
+        self,
+        weights: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+        total: typing.SupportsFloat | typing.SupportsIndex,
+        threads: typing.SupportsInt | typing.SupportsIndex,
+    ) -> list[float]:
+        """
+        The squared distance of each gradient from the weighted sum, divided by `total`.
+        """
+    def sorted_mean(
+        self,
+        begin: typing.SupportsInt | typing.SupportsIndex,
+        end: typing.SupportsInt | typing.SupportsIndex,
+        threads: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None:
+        """
+        Write the mean of these places of the ascending order.
+        """
+    def vote(
+        self,
+        weights: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+        threads: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None:
+        """
+        Write the sign of the weighted signs.
         """
 
 def instruction_sets() -> list[str]:

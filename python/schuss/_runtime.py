@@ -107,6 +107,11 @@ def checked_threads(who: str, threads: object) -> int:
     return int(threads)
 
 
+def number_of_threads(who: str, threads: object) -> int:
+    """Return the number of threads of one call, 0 for the package's, or raise with `who` at the start of the sentence."""
+    return 0 if threads is None else checked_threads(f"{who}: threads", threads)
+
+
 def _available_cores() -> int:
     """Return the cores this process may use: its affinity, and the quota of its control group."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -18,6 +18,7 @@ __all__ = [
     "one_minus_power",
     "power",
     "radial_part",
+    "random_words",
     "row_dot",
     "row_total",
     "total",
@@ -128,6 +129,27 @@ def _words(x: Any) -> Any:
     """Return the low and the high 32 bits of whole numbers."""
     x = np.asarray(x, np.uint64)
     return x.astype(np.uint32), (x >> np.uint64(32)).astype(np.uint32)
+
+
+def random_words(key: int, size: int) -> NDArray[np.uint32]:
+    """Return random words of 32 bits: a function of key and place, without further state.
+
+    Words ``2 i`` and ``2 i + 1`` are what Threefry-2x32 with 20 rounds makes of the counter ``i``. Salmon et al. (2011),
+    *Parallel random numbers: as easy as 1, 2, 3*, https://doi.org/10.1145/2063384.2063405
+
+    Parameters
+    ----------
+    key : int
+        In [0, 2**64).
+    size : int
+        How many.
+
+    Examples
+    --------
+    >>> random_words(0, 3)
+    array([1797259609, 2579123966, 1351547692], dtype=uint32)
+    """
+    return np.stack(_threefry(_words(key), _words(np.arange((size + 1) // 2))), axis=-1).reshape(-1)[:size]
 
 
 def _polynomial(coefficients: Sequence[float], x: NDArray[np.float64]) -> NDArray[np.float64]:
