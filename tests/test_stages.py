@@ -326,6 +326,7 @@ def test_decay_toward_where_it_is_told() -> None:
     np.testing.assert_allclose(p, [2.0, 2.0])
 
 
+@pytest.mark.peers
 def test_proximal_l1_solves_the_lasso(rng: np.random.Generator) -> None:
     """Against scikit-learn's coordinate descent: the same zeros, the same weights."""
     linear_model = pytest.importorskip("sklearn.linear_model")

@@ -42,7 +42,7 @@ struct Operand {
 
 /// The stages of one step, in their order; what they do to one tensor is there.
 struct Stage {
-    double prescale = 1;  ///< what the gradients are multiplied with before all else
+    double prescale = 1;                                     ///< what the gradients are multiplied with before all else
     double limit = std::numeric_limits<double>::infinity();  ///< of the absolute value of a gradient's element
     bool centred = false;                                    ///< the mean of every row of a gradient is taken away
     bool prepares = false;  ///< are there a limit or means? Then norms are those of the prepared gradient
@@ -73,9 +73,9 @@ struct Tensor {
     const Stage* stage;
     double lower, upper;
     std::uint64_t noise_stream;
-    std::int64_t row;         ///< elements per entry of the first axis; all of a vector
+    std::int64_t row;                    ///< elements per entry of the first axis; all of a vector
     const double *row_mean, *row_scale;  ///< of the gradient's rows; null: 0 and 1
-    Operand anchor, average;  ///< where weights decay to (null: to 0), and their running average
+    Operand anchor, average;             ///< where weights decay to (null: to 0), and their running average
 };
 
 /// A run of elements of one tensor. Its unit is what a sum runs over: a row, a tensor, or all tensors.

@@ -311,8 +311,8 @@ void Plan::make_calls(const Options& options) {
             const std::vector<double>& hyper = hyper_[at(group)];
             const double* const around = hyper.data() + compiled.hypers;
             const std::uint64_t seed = compiled.seed < 0 ? 0 : std::uint64_t(hyper[at(compiled.seed)]);
-            call_.push_back({t, sign * factor, hyper.data(), given_.data(), seed, around[0], around[1], around[2],
-                             around[3]});
+            call_.push_back(
+                {t, sign * factor, hyper.data(), given_.data(), seed, around[0], around[1], around[2], around[3]});
         }
         Tensor& tensor = tensor_[at(i)];
         const Call& call = call_.back();
@@ -320,8 +320,7 @@ void Plan::make_calls(const Options& options) {
         const Dtype compute = computes_in_double(bound_[at(i)]) ? Dtype::float64 : Dtype::float32;
         const auto direct = [compute](const Operand& operand) { return !operand.layout && operand.dtype == compute; };
         const bool staged = anything || call.l2 != 0 || call.l1 != 0 || call.decay != 0 || call.shrink != 0;
-        tensor.plain =
-            native_[at(i)] && !staged && !tensor.bounded && compiled.operands.draws == 0 && direct(tensor.g);
+        tensor.plain = native_[at(i)] && !staged && !tensor.bounded && compiled.operands.draws == 0 && direct(tensor.g);
         for (int s = 0; s < compiled.operands.inputs; ++s) tensor.plain = tensor.plain && direct(tensor.slot[s]);
     }
 }
@@ -512,7 +511,8 @@ void Plan::step(const Options& options) {
         const int is_double = computes_in_double(bound_[i]);
         const bool commits = compiled.scalars > 0 && (compiled.scope != Scope::all || first);
         if (commits)
-            compiled.commit[is_double](job(own_, 0, is_double), *tensor_[i].call, unit_.first[i], unit_.first[i] + unit_.of[i]);
+            compiled.commit[is_double](job(own_, 0, is_double), *tensor_[i].call, unit_.first[i],
+                                       unit_.first[i] + unit_.of[i]);
         first = false;
         ++counts_[i];
     }

@@ -29,7 +29,7 @@ Index item_size(Dtype dtype);
 enum class Nonfinite { propagate, raise, skip };
 
 struct Options {
-    double sign = 1;  ///< -1 to ascend
+    double sign = 1;       ///< -1 to ascend
     bool by_rows = false;  ///< norms are those of rows, not of tensors
     Nonfinite nonfinite = Nonfinite::propagate;
     bool flush_subnormals = false;
@@ -167,7 +167,7 @@ private:
                                ///< sweep by sweep
     std::vector<char> selected_;
     Index selected_threads_ = 0;  ///< the active tensors and the threads allowed, for which the runs were made
-    Units unit_;  ///< of the rule's sums
+    Units unit_;                  ///< of the rule's sums
 
     Stage stage_;
     std::vector<double> squares_, factors_, means_, row_factors_;

@@ -66,6 +66,10 @@ class Wrapper(_Typed):
 
     arguments: ClassVar[dict[str, Argument]] = {}
     options: ClassVar[dict[str, Any]] = {}
+    #: Does it change the weights after a step of what it wraps?
+    moves: ClassVar[bool] = False
+    #: Does its next step undo such changes?
+    rewrites: ClassVar[bool] = False
 
     if TYPE_CHECKING:
         optimizer: Any = _option(default=None, kw_only=False)
@@ -180,6 +184,10 @@ class Wrapper(_Typed):
 
     def _set(self, optimizer: Optimizer | Wrapper, arguments: dict[str, Any], options: dict[str, Any]) -> None:
         """Wrap an optimizer, with nothing kept yet."""
+        if self.moves and isinstance(optimizer, Wrapper) and (undoing := optimizer._undoing()):
+            raise ValueError(
+                f"{type(self).__name__}: {undoing} undoes what moves the weights between its steps; wrap an optimizer alone"
+            )
         self._optimizer = optimizer
         self._base: Optimizer = optimizer.base if isinstance(optimizer, Wrapper) else optimizer
         # One for all levels: whoever is inside one of them is inside all.
@@ -191,6 +199,12 @@ class Wrapper(_Typed):
         self._passes: dict[str, Any] = {}
         self._prepare()
         self._begin()
+
+    def _undoing(self) -> str:
+        """Return the name of a level that undoes changes of the weights, if there is one."""
+        if self.rewrites:
+            return type(self).__name__
+        return self._optimizer._undoing() if isinstance(self._optimizer, Wrapper) else ""
 
     def __getattr__(self, key: str) -> Any:
         """Return what the wrapped optimizer has under a name that is none of the wrapper's own."""

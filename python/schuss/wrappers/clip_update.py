@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -49,6 +49,8 @@ class ClipUpdate(Wrapper):
     """
 
     limit: Positive = 1.0  #: largest root mean square in units of the step size
+
+    moves: ClassVar[bool] = True
 
     def _prepare(self) -> None:
         leaves = self._base._leaves

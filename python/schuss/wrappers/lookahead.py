@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -53,6 +53,8 @@ class Lookahead(Wrapper):
 
     k: Count = 5  #: steps between synchronisations
     alpha: Annotated[float, Domain(0.0, 1.0, upper_open=False)] = 0.5  #: how far the slow weights go
+
+    moves: ClassVar[bool] = True
 
     def _prepare(self) -> None:
         self._passes["lookahead"] = self._make_pass(Synchronisation)

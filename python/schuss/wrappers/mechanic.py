@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -73,6 +73,8 @@ class Mechanic(Wrapper):
     s_init: Positive = 1e-8  #: first scale
     s_decay: NonNegative = 1e-2  #: pull towards zero in what the scale learns from
     eps: Positive = 1e-8  #: against divisions by zero
+
+    rewrites: ClassVar[bool] = True
 
     def _prepare(self) -> None:
         name, base = type(self).__name__, self.base
