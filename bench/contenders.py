@@ -137,14 +137,17 @@ def traffic(variant: Variant, workload: Workload) -> Traffic:
     return Traffic(read, changed + round(other_bytes / workload.nbytes), total, *divisions_and_roots(variant.build))
 
 
-def compiled(variant: Variant, workload: Workload, threads: int, **options: Any) -> Steps:
-    """Return schuss, with further options of every optimizer."""
+def compiled(
+    variant: Variant, workload: Workload, threads: int, wrap: Callable[[Any], Any] | None = None, **options: Any
+) -> Steps:
+    """Return schuss, with further options of every optimizer, and what `wrap` puts around it."""
     data = Data(workload, variant.inputs)
-    optimizer = variant.build(data.params, threads, **options)
+    inner = variant.build(data.params, threads, **options)
+    optimizer = inner if wrap is None else wrap(inner)
 
     def prepare(block: int) -> Callable[[], object]:
         grads, *inputs = data.given[block % 2]
-        further = dict(zip(input_names(optimizer), inputs, strict=True)) | dict.fromkeys(optimizer.given, 1.0)
+        further = dict(zip(input_names(inner), inputs, strict=True)) | dict.fromkeys(inner.given, 1.0)
         return partial(optimizer.step, grads, **further)
 
     return Steps(

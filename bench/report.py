@@ -71,11 +71,13 @@ def aligned(lines: Sequence[Sequence[str]]) -> Iterator[str]:
         yield "  ".join([first.ljust(widths[0]), *cells]).rstrip()
 
 
-def write(result: dict[str, Any], path: Path) -> None:
+def write(result: dict[str, Any], path: Path, picture: bool = True) -> None:
     """Write a result as JSON and draw its picture beside it, where matplotlib is installed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"\n{path}")
+    if not picture:
+        return
     try:
         from plot import draw
     except ModuleNotFoundError as error:
