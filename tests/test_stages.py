@@ -525,3 +525,15 @@ def test_updates_have_a_bounded_root_mean_square(rng: np.random.Generator) -> No
             else:
                 expected = before[key] + update * np.float64(0.7 * rate / rms)
                 np.testing.assert_allclose(clipped[key], expected, rtol=1e-5 if key == "b" else 1e-12)
+
+
+def test_wrappers_that_undo_one_another_are_refused() -> None:
+    mechanic = schuss.EMA(schuss.Mechanic(schuss.SGD(np.zeros(2), lr=1.0)))
+    for outer in (schuss.Lookahead, schuss.ClipUpdate):
+        sentence = (
+            f"^{outer.__name__}: Mechanic undoes what moves the weights between its steps; wrap an optimizer alone$"
+        )
+        with pytest.raises(ValueError, match=sentence):
+            outer(mechanic)
+    with pytest.raises(ValueError, match=r"^SAM: there is one inside already; wrap what that one wraps$"):
+        schuss.SAM(schuss.EMA(schuss.SAM(schuss.SGD(np.zeros(2)))))

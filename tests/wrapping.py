@@ -17,6 +17,7 @@ WRAPPERS = list(schuss.wrappers().values())
 #: Arguments that make something happen within a few steps.
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "Accumulate": {"steps": lambda step: 2 if step < 3 else 3},
+    "ClipUpdate": {"limit": 0.5},
     "EMA": {"decay": 0.75},
     "Lookahead": {"k": 2},
     "LossScale": {"interval": 2, "initial": 8.0},
@@ -59,9 +60,8 @@ def make(chain: Chain, params: Any, **options: Any) -> Any:
 
 
 def possible(chains: list[Chain]) -> list[Chain]:
-    """Return those that no wrapper refuses; of two searches for perturbed weights, the inner one gets no function."""
-    once = [chain for chain in chains if chain.count("SAM") < 2]
-    return [chain for chain in once if make(chain, parameters(0)) is not None]
+    """Return those that no wrapper refuses."""
+    return [chain for chain in chains if make(chain, parameters(0)) is not None]
 
 
 def levels(wrapper: Any) -> Iterator[Any]:

@@ -56,7 +56,7 @@ class Averaging(Wrapper):
         due = self._due(self.t + 1)
         if due and self._fused:
             return self._advance_fused(grads, **inputs)
-        if not self._step_wrapped(grads, **inputs):
+        if not self._optimizer._advance(grads, **inputs):
             return False
         if due:
             self._update(self._weight(self.updates))
@@ -68,7 +68,7 @@ class Averaging(Wrapper):
         before = base._counts.copy()
         base._average_share = weight = self._weight(self.updates)
         try:
-            done = self._step_wrapped(grads, **inputs)
+            done = self._optimizer._advance(grads, **inputs)
         finally:
             base._average_share = 0.0
         if not done:

@@ -760,9 +760,10 @@ class Optimizer(_Typed):
         return [project, *(each for each in told if each is not None)]
 
     def _advance(self, grads: Any, **inputs: Any) -> bool:
-        """Step, and tell whether it was done: False where a policy skipped it."""
+        """Step, and tell whether the count of steps has grown: not where a policy skipped it, or no tensor had a gradient."""
+        before = self.t
         self.step(grads, **inputs)
-        return self._status == 0
+        return self.t != before
 
     def _settle(self, grads: Any, inputs: Mapping[str, Any]) -> None:
         """Count a step that was skipped, or raise for gradients that are not finite."""

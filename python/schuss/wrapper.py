@@ -70,6 +70,8 @@ class Wrapper(_Typed):
     moves: ClassVar[bool] = False
     #: Does its next step undo such changes?
     rewrites: ClassVar[bool] = False
+    #: Does it make no sense around another one of its class?
+    single: ClassVar[bool] = False
 
     if TYPE_CHECKING:
         optimizer: Any = _option(default=None, kw_only=False)
@@ -88,18 +90,12 @@ class Wrapper(_Typed):
             each.reset()
 
     def _advance(self, grads: Any, **inputs: Any) -> bool:
-        """Do the step, by `_step_wrapped`; tell whether the optimizer stepped.
+        """Do the step, by that of `_optimizer`; tell whether the optimizer stepped.
 
         False where a policy skipped the step, where no tensor had a gradient, or where the step is yet to come. Whatever
         can fail comes first, or what it found is put back: an error leaves everything as it was.
         """
         raise NotImplementedError
-
-    def _step_wrapped(self, grads: Any, **inputs: Any) -> bool:
-        """Let the wrapped optimizer step; tell whether its count of steps has grown."""
-        before = self._base.t
-        self._optimizer._advance(grads, **inputs)
-        return self._base.t != before
 
     def _taken_over(self) -> None:
         """Forget what does not belong to the state that was just loaded."""
@@ -184,10 +180,14 @@ class Wrapper(_Typed):
 
     def _set(self, optimizer: Optimizer | Wrapper, arguments: dict[str, Any], options: dict[str, Any]) -> None:
         """Wrap an optimizer, with nothing kept yet."""
-        if self.moves and isinstance(optimizer, Wrapper) and (undoing := optimizer._undoing()):
-            raise ValueError(
-                f"{type(self).__name__}: {undoing} undoes what moves the weights between its steps; wrap an optimizer alone"
-            )
+        name, levels = type(self).__name__, list(optimizer._levels()) if isinstance(optimizer, Wrapper) else []
+        for each in levels:
+            if self.moves and each.rewrites:
+                raise ValueError(
+                    f"{name}: {type(each).__name__} undoes what moves the weights between its steps; wrap an optimizer alone"
+                )
+            if self.single and type(each) is type(self):
+                raise ValueError(f"{name}: there is one inside already; wrap what that one wraps")
         self._optimizer = optimizer
         self._base: Optimizer = optimizer.base if isinstance(optimizer, Wrapper) else optimizer
         # One for all levels: whoever is inside one of them is inside all.
@@ -200,11 +200,11 @@ class Wrapper(_Typed):
         self._prepare()
         self._begin()
 
-    def _undoing(self) -> str:
-        """Return the name of a level that undoes changes of the weights, if there is one."""
-        if self.rewrites:
-            return type(self).__name__
-        return self._optimizer._undoing() if isinstance(self._optimizer, Wrapper) else ""
+    def _levels(self) -> Iterator[Wrapper]:
+        """Yield this wrapper and those inside."""
+        yield self
+        if isinstance(self._optimizer, Wrapper):
+            yield from self._optimizer._levels()
 
     def __getattr__(self, key: str) -> Any:
         """Return what the wrapped optimizer has under a name that is none of the wrapper's own."""

@@ -131,7 +131,7 @@ class Accumulate(Wrapper):
         wanted = int(self.arguments["steps"].at("Accumulate", self.steps, self.t))
         if wanted == 1 and not self.accumulated:
             squares = [self._square(grads, grad_scale)] if self.measure else []
-            done = self._step_wrapped(grads, grad_scale=grad_scale, **inputs)
+            done = self._optimizer._advance(grads, grad_scale=grad_scale, **inputs)
             self._measured = Measurement(tuple(squares), squares[0]) if squares else None
             return done
         last = self.accumulated + 1 >= wanted
@@ -199,7 +199,7 @@ class Accumulate(Wrapper):
         inputs |= {key: scale * value for key, value in zip(base.given, self._numbers["given"], strict=True)}
         squares = self._numbers["squares"]
         large = self._square(grads, 1 / self.accumulated) if squares else 0.0
-        done = self._step_wrapped(grads, grad_scale=scale, **inputs)
+        done = self._optimizer._advance(grads, grad_scale=scale, **inputs)
         self._measured = Measurement(tuple(squares), large) if squares else None
         self._clear()
         return done

@@ -67,7 +67,7 @@ class ClipUpdate(Wrapper):
         limit = self.arguments["limit"].at("ClipUpdate", self.limit, self.t)
         for before, leaf in zip(self._before, base._leaves, strict=True):
             np.copyto(before, leaf)
-        if not self._step_wrapped(grads, **inputs):
+        if not self._optimizer._advance(grads, **inputs):
             return False
         for i, group in enumerate(base._group_of):
             if (most := limit * rates[group]) > 0 and rescale.groups[i]["limit"] != most:

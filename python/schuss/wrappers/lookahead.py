@@ -64,7 +64,7 @@ class Lookahead(Wrapper):
         self._numbers = {"since": 0}
 
     def _advance(self, grads: Any, **inputs: Any) -> bool:
-        if not self._step_wrapped(grads, **inputs):
+        if not self._optimizer._advance(grads, **inputs):
             return False
         since = self._numbers["since"] + 1
         if since >= self.k:

@@ -87,7 +87,7 @@ class LossScale(Wrapper):
 
     def _advance(self, grads: Any, *, grad_scale: float = 1.0, **inputs: Any) -> bool:
         before = self._base._plan.outcome()["number"]
-        done = self._step_wrapped(grads, grad_scale=grad_scale / self.scale, **inputs)
+        done = self._optimizer._advance(grads, grad_scale=grad_scale / self.scale, **inputs)
         outcome = self._base._plan.outcome()
         if done:
             self._numbers["good"] += 1

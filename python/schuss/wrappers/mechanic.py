@@ -116,7 +116,7 @@ class Mechanic(Wrapper):
                 setattr(scaling, key, value)
         if scaling.t == 0:
             scaling.reset()  # the start is here: weights may have been loaded since the optimizer was wrapped
-        if not self._step_wrapped(grads, **inputs):
+        if not self._optimizer._advance(grads, **inputs):
             return False
         given = {key: inputs[key] for key in ("grad_scale",) if key in inputs}
         scaling._advance(self._completed(grads), **given)

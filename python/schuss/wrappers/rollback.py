@@ -51,7 +51,7 @@ class Rollback(Wrapper):
 
     def _advance(self, grads: Any, **inputs: Any) -> bool:
         before = nested.Snapshot(self._optimizer)
-        done = self._step_wrapped(grads, **inputs)
+        done = self._optimizer._advance(grads, **inputs)
         self._copies.append(before)
         del self._copies[: -self.depth]
         return done

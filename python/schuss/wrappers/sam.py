@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -77,6 +77,8 @@ class SAM(Wrapper):
     rho: NonNegative = 0.05  #: distance of the worst weights
     adaptive: bool = False
     eta: NonNegative = 0.01  #: added to the weights' magnitudes
+
+    single: ClassVar[bool] = True
 
     def _prepare(self) -> None:
         self._moved: list[bool] | None = None  # which tensors are perturbed; None: the weights are those of the run
