@@ -734,12 +734,12 @@ def test_a_schedule_that_steps_its_own_optimizer() -> None:
 @pytest.mark.parametrize(
     ("arguments", "refusal"),
     [
-        ((-1.0, 10), (ValueError, "cosine: peak and floor must be in [0, inf), got -1.0 and 0.0")),
-        ((math.nan, 10), (ValueError, "cosine: peak and floor must be in [0, inf), got nan and 0.0")),
-        ((1.0, 10, 0, math.inf), (ValueError, "cosine: peak and floor must be in [0, inf), got 1.0 and inf")),
+        ((-1.0, 10), (ValueError, "cosine: peak must be in [0, inf), got -1")),
+        ((math.nan, 10), (ValueError, "cosine: peak must be in [0, inf), got nan")),
+        ((1.0, 10, 0, math.inf), (ValueError, "cosine: floor must be in [0, inf), got inf")),
         ((1.0, 10, 10), (ValueError, "cosine: warmup must be from 0 to steps - 1, got 10 of 10 steps")),
-        ((1.0, 0), (ValueError, "cosine: warmup must be from 0 to steps - 1, got 0 of 0 steps")),
-        ((1.0, 10, -1), (ValueError, "cosine: warmup must be from 0 to steps - 1, got -1 of 10 steps")),
+        ((1.0, 0), (ValueError, "cosine: steps must be in {1, 2, ...}, got 0")),
+        ((1.0, 10, -1), (ValueError, "cosine: warmup must be in {0, 1, ...}, got -1")),
     ],
 )
 def test_cosine(arguments: tuple[Any, ...], refusal: Refusal) -> None:
