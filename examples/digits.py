@@ -88,17 +88,19 @@ def handwritten_digits() -> Digits:
 # ------------------------------------------------------------------------------------------------- network
 
 
-def initial_parameters(rng: np.random.Generator) -> Arrays:
+def initial_parameters(
+    rng: np.random.Generator, inputs: int = 64, hidden: int = HIDDEN, outputs: int = 10, dtype: Any = np.float32
+) -> Arrays:
     """Weights of variance 1 / inputs, so that signals neither swell nor fade on their way; biases of zero."""
 
-    def weights(inputs: int, outputs: int) -> Floats:
-        return rng.standard_normal((inputs, outputs), dtype=np.float32) / np.float32(math.sqrt(inputs))
+    def weights(rows: int, columns: int) -> Floats:
+        return rng.standard_normal((rows, columns), dtype) / np.asarray(math.sqrt(rows), dtype)
 
     return {
-        "hidden.weight": weights(64, HIDDEN),
-        "hidden.bias": np.zeros(HIDDEN, np.float32),
-        "output.weight": weights(HIDDEN, 10),
-        "output.bias": np.zeros(10, np.float32),
+        "hidden.weight": weights(inputs, hidden),
+        "hidden.bias": np.zeros(hidden, dtype),
+        "output.weight": weights(hidden, outputs),
+        "output.bias": np.zeros(outputs, dtype),
     }
 
 
