@@ -142,7 +142,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError("NetworkClassifier: classes must be those of the first call of partial_fit")
         unknown = np.setdiff1d(labels, self.classes_)
         if len(unknown):
-            raise ValueError(f"NetworkClassifier: y has the labels {list(unknown)}, which are not among classes")
+            raise ValueError(f"NetworkClassifier: y has the labels {unknown.tolist()}, which are not among classes")
         if first:
             self._start(rows, steps=None)
         self._train(Digits(rows, np.searchsorted(self.classes_, labels)), 1)
@@ -188,7 +188,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
 
     def _optimizer_class(self) -> type[schuss.Optimizer]:
         """Return the class that `optimizer` is or names."""
-        if not isinstance(self.optimizer, str):
+        if isinstance(self.optimizer, type) and issubclass(self.optimizer, schuss.Optimizer):
             return self.optimizer
         classes = schuss.optimizers()
         if self.optimizer not in classes:
