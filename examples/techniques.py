@@ -10,6 +10,7 @@ differs: the first weights, the digits and the batches are the same. Every seed 
 
 The table shows the share of held-out digits that is read correctly, mean and deviation over the seeds, and the mean of the
 differences with its standard error. A technique helps or harms where the difference is more than three times that error.
+L1 makes more than half of the weights zero, and is asked for no more than to do no harm.
 Augmentation, for one, helps to read digits that are shifted and turned, and not those of the data set, which are neither. It
 fails if a technique does not do what its row claims.
 """
@@ -276,7 +277,7 @@ TECHNIQUES = {
         ),
         Technique(
             "L1", "wrong labels, Momentum; l1=0.006, proximal",
-            SLOW, replace(SLOW, optimizer=partial(momentum, l1=0.006, proximal=True)), "helps", sparse=True,
+            SLOW, replace(SLOW, optimizer=partial(momentum, l1=0.006, proximal=True)), "does no harm", sparse=True,
         ),
         Technique(
             "dropout", "wrong labels, AdamW; half of the hidden units",
@@ -299,7 +300,7 @@ TECHNIQUES = {
             TURNED, replace(TURNED, augment=shifted_and_turned), "helps",
         ),
         Technique(
-            "augment-upright", "150 digits; the held-out are as they are",
+            "augment-plain", "150 digits; the held-out are as they are",
             CLEAN, replace(CLEAN, augment=shifted_and_turned), "does not help",
         ),
         Technique(
@@ -401,7 +402,7 @@ def plot(results: list[Result], output: Path) -> None:
                 ha=("left", "right")[x], **font,
             )  # fmt: skip
 
-        write(0, 22, result.technique.name, size=13, weight="bold", color=colour)
+        write(0, 22, result.technique.name, size=12, weight="bold", color=colour)
         write(1, 22, f"{means[0]:.1%} → {means[1]:.1%}", size=12, weight="bold")
         write(0, 7, result.technique.setting, size=7.5, color=GREY)
         lowest = 0.6 if min(means) > 0.7 else 0.5 if min(means) > 0.52 else 0.0
@@ -447,7 +448,8 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Train all networks; print the table and draw the picture."""
     args = arguments()
-    jobs = list(itertools.product(args.techniques, (False, True), range(args.seeds)))
+    seeds = range(100, 100 + args.seeds)  # the settings were chosen with smaller ones
+    jobs = list(itertools.product(args.techniques, (False, True), seeds))
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         runs = list(tqdm(pool.map(run, *zip(*jobs, strict=True)), total=len(jobs), unit="network"))
     results = [
@@ -459,8 +461,13 @@ def main() -> None:
     print(table(results))
     plot(results, args.output)
     print(f"The curves are in {args.output}")
-    broken = [result.technique for result in results if not result.holds]
-    sys.exit("\n".join(f"{each.name}: it was claimed that it {each.claim}" for each in broken) if broken else 0)
+    broken = [
+        f"{each.technique.name}: it is claimed that it {each.technique.claim}"
+        f"{' and makes half of the weights zero' if each.technique.sparse else ''}; it does not hold"
+        for each in results
+        if not each.holds
+    ]
+    sys.exit("\n".join(broken) if broken else 0)
 
 
 if __name__ == "__main__":
