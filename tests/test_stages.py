@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from typing import Any
 
 import numpy as np
@@ -471,8 +473,6 @@ def test_every_clip_is_tested() -> None:
 
 
 def test_copies_and_pickles_carry_what_clips_have_learnt(rng: np.random.Generator) -> None:
-    import copy
-    import pickle
 
     for clip in (schuss.AutoClip(30, window=3), schuss.AdaGC(warmup=2)):
         opt = schuss.Adam([np.zeros(3), np.zeros(2)], clip=clip, nonfinite="skip")
@@ -537,3 +537,33 @@ def test_wrappers_that_undo_one_another_are_refused() -> None:
             outer(mechanic)
     with pytest.raises(ValueError, match=r"^SAM: there is one inside already; wrap what that one wraps$"):
         schuss.SAM(schuss.EMA(schuss.SAM(schuss.SGD(np.zeros(2)))))
+
+
+def test_the_reference_of_decay_is_found_by_name() -> None:
+    """A dict of the same keys in another order is the same nesting."""
+    params = {"a": np.full(2, 1.0), "b": np.full(2, 2.0)}
+    toward = {"b": np.full(2, 2.0), "a": np.full(2, 1.0)}
+    opt = schuss.SGD(params, lr=1.0, decay=schuss.Decay(0.5, toward=toward))
+    opt.step({"a": np.zeros(2), "b": np.zeros(2)})
+    np.testing.assert_array_equal(params["a"], [1.0, 1.0])
+    np.testing.assert_array_equal(params["b"], [2.0, 2.0])
+
+
+def test_the_reference_of_decay_may_be_the_parameters_themselves() -> None:
+    """What the weights are when the decay is made stays the reference, whatever makes the plan anew."""
+    for again in (lambda opt: opt, copy.deepcopy, lambda opt: pickle.loads(pickle.dumps(opt)), rebound, averaged):
+        w = np.ones(2)
+        opt = schuss.SGD(w, lr=1.0, decay=schuss.Decay(0.5, toward=w))
+        opt.step(np.ones(2))
+        opt = again(opt)
+        opt.step(np.zeros(2))
+        np.testing.assert_array_equal(opt.params, [0.5, 0.5])
+
+
+def rebound(opt: schuss.Optimizer) -> schuss.Optimizer:
+    opt.rebind(opt.params.copy())
+    return opt
+
+
+def averaged(opt: schuss.Optimizer) -> Any:
+    return schuss.EMA(opt)

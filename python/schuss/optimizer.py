@@ -581,7 +581,9 @@ class Optimizer(_Typed):
         if decay.toward is not None:
             if trees.structure(decay.toward) != trees.structure(self._tree):
                 raise ValueError(f"{name}: toward of decay must have the parameters' nesting")
-            anchors = [self._anchor(i, array) for i, (_, array) in enumerate(trees.leaves(decay.toward))]
+            anchors = [
+                self._anchor(i, array) for i, array in enumerate(trees.matching_leaves(decay.toward, self._tree))
+            ]
         excluded = trees.by_name(f"{name}: exclude of decay", decay.patterns, self._names())
         self._decays = [(pattern is None, anchor) for pattern, anchor in zip(excluded, anchors, strict=True)]
         for i, (decays, anchor) in enumerate(self._decays):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from schuss import trees
 from schuss.hyperparameters import Domain, Schedule, argument
 
 if TYPE_CHECKING:
@@ -122,6 +124,8 @@ class Decay:
             raise TypeError('Decay: kind="corrected" needs max_lr=, the largest step size, and no other kind takes it')
         if self.max_lr is not None:
             argument(self, "max_lr", Domain(0.0, lower_open=True), schedule=False)
+        if self.toward is not None:  # here, because optimizers read it again when they are rebound, reset or copied
+            object.__setattr__(self, "toward", trees.map_leaves(copy.copy, self.toward))
 
     @property
     def patterns(self) -> tuple[str, ...]:
