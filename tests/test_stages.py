@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import weakref
 from typing import Any
 
 import numpy as np
@@ -537,6 +538,28 @@ def test_wrappers_that_undo_one_another_are_refused() -> None:
             outer(mechanic)
     with pytest.raises(ValueError, match=r"^SAM: there is one inside already; wrap what that one wraps$"):
         schuss.SAM(schuss.EMA(schuss.SAM(schuss.SGD(np.zeros(2)))))
+
+
+# ---- what a clip may do within a step ----------------------------------------------------------------------------------------
+
+
+def test_gradients_live_until_the_end_of_the_step() -> None:
+    """A schedule that a clip calls may take them out of their list: they are read once more after it."""
+    size = 200_000
+    w = np.zeros(size)
+    grads: list[np.ndarray] = [np.ones(size)]
+    freed = weakref.ref(grads[0])
+    taken: list[np.ndarray] = []
+
+    def limit(step: int) -> float:
+        grads.clear()
+        taken.append(np.full(size, 777.0))
+        return 1e9
+
+    opt = schuss.SGD([w], lr=1.0, clip=schuss.ClipNorm(limit))
+    opt.step(grads)
+    np.testing.assert_array_equal(w, -np.ones(size))
+    assert freed() is None
 
 
 def test_the_reference_of_decay_is_found_by_name() -> None:

@@ -39,6 +39,8 @@ public:
                 counts_.mutable_data()) {
         free_.resize(std::size_t(plan_.tensors() * (1 + plan_.rule().operands.inputs)));
         for (Index i = 0; i < plan_.tensors(); ++i)
+            all_elements_ += plan_.parameter(i).elements() * (1 + plan_.rule().operands.inputs);
+        for (Index i = 0; i < plan_.tensors(); ++i)
             if (plan_.rule().scope == Scope::row && plan_.parameter(i).f_order)
                 throw py::buffer_error(who("params", i) +
                                        " is in Fortran order, but its rows must lie side by side; pass a C-contiguous "
@@ -51,6 +53,9 @@ public:
         plan_.set_given(given);
         const Index n = plan_.tensors();
         elements_ = 0;
+        // Where other code runs before the step ends, it may take the gradients out of their tree.
+        const Held held(leaves_held_);
+        holds_leaves_ = !factors.is_none() || all_elements_ > short_step;
         scalars_held_.clear();
         for (Index i = 0; i < n; ++i) {
             plan_.set_active(i, true);
@@ -275,6 +280,7 @@ private:
             }
             require_array(object, who(name, i));
         }
+        if (holds_leaves_) leaves_held_.push_back(py::reinterpret_borrow<py::object>(object));
         const auto& a = fields(object);
         if (std::size_t(a.nd) != parameter.shape.size() || !same(parameter.shape, a.dimensions))
             throw py::value_error(who(name, i) + " has shape " + text(py::handle(object).attr("shape")) +
@@ -309,6 +315,15 @@ private:
         elements_ += size;
     }
 
+    /// Lets go of what a step has held.
+    struct Held {
+        std::vector<py::object>& objects;
+        explicit Held(std::vector<py::object>& of) : objects(of) {}
+        ~Held() { objects.clear(); }
+        Held(const Held&) = delete;
+        Held& operator=(const Held&) = delete;
+    };
+
     /// Ends what `step` allows to be asked while it waits for factors.
     struct Decided {
         Binding& binding;
@@ -331,15 +346,15 @@ private:
     std::string owner_;
     Tree tree_;
     std::vector<std::string> paths_;
-    std::vector<py::object> parameters_, scalars_held_;
+    std::vector<py::object> parameters_, scalars_held_, leaves_held_;
     std::vector<std::vector<py::object>> state_;
     py::array_t<double> scalars_;
     py::array_t<std::int64_t> counts_;
     bool uint16_is_bfloat16_;
     std::vector<Extent> free_;  ///< memory of a gradient or input that was found to overlap nothing of the plan
     std::vector<py::object> held_, averages_;
-    Index elements_ = 0;
-    bool deciding_ = false;
+    Index elements_ = 0, all_elements_ = 0;  ///< read by the step, and by one of all tensors
+    bool deciding_ = false, holds_leaves_ = false;
     Options options_;
     Outcome outcome_;
     std::int64_t step_ = -1, outcomes_ = 0;  ///< steps before the one with this outcome; outcomes so far
