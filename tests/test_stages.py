@@ -474,7 +474,6 @@ def test_every_clip_is_tested() -> None:
 
 
 def test_copies_and_pickles_carry_what_clips_have_learnt(rng: np.random.Generator) -> None:
-
     for clip in (schuss.AutoClip(30, window=3), schuss.AdaGC(warmup=2)):
         opt = schuss.Adam([np.zeros(3), np.zeros(2)], clip=clip, nonfinite="skip")
         for _ in range(4):

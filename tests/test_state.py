@@ -798,3 +798,24 @@ def test_errors_are_value_errors() -> None:
     assert issubclass(schuss.StateError, ValueError)
     assert issubclass(schuss.CheckpointError, ValueError)
     assert not issubclass(schuss.CheckpointError, schuss.StateError)
+
+
+def test_groups_that_were_added_have_the_numbers_of_the_constructor() -> None:
+    """Also beside overrides, whose groups come last: a checkpoint goes into an optimizer made with all groups."""
+
+    def params() -> dict[str, Any]:
+        return {"w": np.ones(1), "bias": np.ones(1)}
+
+    common: dict[str, Any] = {"lr": 1.0, "overrides": {"*bias": {"lr": 0.25}}}
+    first, second = schuss.Group(params()), schuss.Group(params(), lr=0.5)
+    grown = schuss.SGD([first], **common)
+    grown.step([{"w": np.ones(1), "bias": np.ones(1)}])
+    grown.add(second)
+    made = schuss.SGD([schuss.Group(copy.deepcopy(each.params), lr=0.75) for each in (first, second)], **common)
+    made.load_state_dict(grown.state_dict())
+    assert [group["lr"] for group in grown.groups] == [1.0, 0.5, 0.25, 0.25]
+    grads = [params(), params()]
+    for opt in (grown, made):
+        opt.step(grads)
+    assert same(grown, made)
+    assert [[float(p[0]) for p in each.values()] for each in grown.params] == [[-1.0, 0.5], [0.5, 0.75]]

@@ -1010,8 +1010,10 @@ class Optimizer(_Typed):
         try:
             old_slots, old_scalars, old_counts = self._slots, self._scalars, self._counts
             (added,) = self._as_groups([group])
-            groups = [*self._groups, self._group_values(added.hyperparameters)]
-            own = [len(groups) - 1 for _ in trees.leaves(added.params)]
+            # As the constructor numbers them: those made by overrides come after all others.
+            new = len(self._tree)
+            groups = [*self._groups[:new], self._group_values(added.hyperparameters), *self._groups[new:]]
+            own = [new for _ in trees.leaves(added.params)]
             self._override(groups, own, trees.names(added.params))
             if self._flags | self._flags_of(groups) != self._flags:
                 raise ValueError(
@@ -1020,17 +1022,17 @@ class Optimizer(_Typed):
             self._tree = [*self._tree, trees.map_leaves(lambda leaf: leaf, added.params)]
             self._groups = groups
             old_count = len(self._leaves)
-            self._group_of = self._group_of + own
+            self._group_of = [k + (k >= new) for k in self._group_of] + own
             self._set_leaves()
             learnt, self._clipper = self._clipper, self._new_clipper()
             self._clipper.take(learnt.states)
             self._counts = np.zeros(len(self._leaves) + 1, np.int64)
             self._counts[:old_count], self._counts[-1] = old_counts[:-1], old_counts[-1]
             self._allocate_state()
-            for new, old in zip(self._slots, old_slots, strict=True):
+            for slot, old in zip(self._slots, old_slots, strict=True):
                 for i in range(old_count):
                     if old[i] is not None:
-                        new[i][...] = old[i]
+                        slot[i][...] = old[i]
             self._scalars[: len(old_scalars)] = old_scalars
             self._make_plan()
         except BaseException:
