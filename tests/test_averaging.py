@@ -299,3 +299,17 @@ def test_lookahead_by_hand() -> None:
     wrapper.step(np.ones(1))
     assert w[0] == -2.0
     assert not math.isnan(w[0])
+
+
+def test_two_averages_beside_one_another() -> None:
+    """Of one optimizer, not nested: the one that is not stepped through stays as it was."""
+    w = np.zeros(3)
+    opt = schuss.SGD(w, lr=1.0)
+    first, second = schuss.EMA(opt, decay=0.5), schuss.EMA(opt, decay=0.25)
+    for _ in range(2):
+        first.step(-np.ones(3))
+    np.testing.assert_array_equal(first.average, np.full(3, 1.5))
+    np.testing.assert_array_equal(second.average, np.zeros(3))
+    second.step(-np.ones(3))
+    np.testing.assert_array_equal(second.average, np.full(3, 3.0))
+    np.testing.assert_array_equal(first.average, np.full(3, 1.5))

@@ -43,8 +43,7 @@ class Averaging(Wrapper):
         self._passes["average"] = self._make_pass(Average, self.average)
         base, pairs = self._base, zip(self._arrays["average"], self._base._leaves, strict=True)
         alike = all(memory.compute_dtype(average) == memory.compute_dtype(leaf) for average, leaf in pairs)
-        self._fused = self._optimizer is base and not base._projections and alike
-        if self._fused:
+        if self._optimizer is base and not base._projections and alike:
             base._take_averages(self._arrays["average"])
 
     def _begin(self) -> None:
@@ -54,7 +53,7 @@ class Averaging(Wrapper):
 
     def _advance(self, grads: Any, **inputs: Any) -> bool:
         due = self._due(self.t + 1)
-        if due and self._fused:
+        if due and self._base._averages is self._arrays["average"]:  # and not those of another wrapper
             return self._advance_fused(grads, **inputs)
         if not self._optimizer._advance(grads, **inputs):
             return False
