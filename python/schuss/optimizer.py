@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, dataclass_transform
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -45,6 +45,10 @@ def _did_you_mean(key: str, known: Iterable[str]) -> str:
 
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     return f"did you mean {close[0]}?" if close else ""
+
+
+#: Called before a step with gradients and their scale; what it returns is called after the step, unless it is None.
+Observer: TypeAlias = Callable[[Any, float], Callable[[], None] | None]
 
 
 class StateError(ValueError):
@@ -373,8 +377,7 @@ class Optimizer(_Typed):
     def _take(self, tree: Any, values: list[dict[str, Any]], flags: int, group_of: list[int]) -> None:
         """Make state and plan for parameters, of groups of these hyper-parameters."""
         self._kept: list[NDArray[Any]] | None = None  # in eval(): the weights in training
-        # Called before each step with gradients and their scale; what they return is called after it, unless it is None.
-        self._observers: tuple[Callable[[Any, float], Callable[[], None] | None], ...] = ()
+        self._observers: tuple[Observer, ...] = ()
         self._averages: list[NDArray[Any]] | None = None
         self._average_share = 0.0
         self._skips = [0, 0]  # in all, and in a row
@@ -553,16 +556,8 @@ class Optimizer(_Typed):
         self._projections = self._bound_constraints(self._leaves)
         if self._averages is not None:
             self._plan.set_averages(self._averages)
-        # Is there anything that depends on the step?
-        self._moving = (
-            any(callable(value) for group in self._groups for value in group.values())
-            or bool(self._clipper.clips)
-            or self.noise is not None
-            or self.decay is not None
-            or self._averages is not None
-        )
-        self._decide = self._factors if self._clipper.clips else None
         self._push(self.t, self._values_at(self.t))
+        self._look_around()
 
     def _take_averages(self, averages: list[NDArray[Any]]) -> None:
         """Let steps move running averages of the parameters, by `_average_share` towards what they are then."""
@@ -703,8 +698,8 @@ class Optimizer(_Typed):
             raise
         if len(chosen) == len(self._groups):
             self._defaults[key] = checked
-        self._moving = self._moving or callable(checked)
         self._push(self.t, values)
+        self._look_around()
 
     @property
     def groups(self) -> tuple[GroupView, ...]:
@@ -738,28 +733,49 @@ class Optimizer(_Typed):
         """
         if self._kept is not None:
             self._require_training()
-        if self._moving:
-            self._push(self.t, self._values_at(self.t))
         if grad_scale != 1.0:
             grad_scale = _GRAD_SCALE.check(f"{type(self).__name__}: grad_scale", grad_scale)
         arrays, numbers = self._ordered(inputs) if inputs or self.inputs else ((), ())
-        around = self._surrounded(grads, grad_scale) if self._observers or self._projections else ()
-        self._status = self._plan.step(grads, arrays, numbers, grad_scale, self._decide)
-        for after in around:
-            after()
-        if self._status or self._skips[1]:
-            self._settle(grads, inputs)
+        if self._alone:
+            status = self._plan.step(grads, arrays, numbers, grad_scale, None)
+        else:
+            status = self._step_among(grads, arrays, numbers, grad_scale)
+        if status:
+            self._settle(status, grads, inputs)
 
-    def _surrounded(self, grads: Any, grad_scale: float) -> list[Callable[[], None]]:
-        """Return what is to be done after a step: projections, then observers."""
-        before, told = self._counts.copy(), [each(grads, grad_scale) for each in self._observers]
+    def _step_among(self, grads: Any, arrays: Any, numbers: Any, grad_scale: float) -> int:
+        """Step with what depends on the step, and with projections and observers after it."""
+        self._push(self.t, self._values_at(self.t))
+        told = [each(grads, grad_scale) for each in self._observers]
+        before = self._counts.copy() if self._projections else self._counts
+        factors = self._factors if self._clipper.clips else None
+        status: int = self._plan.step(grads, arrays, numbers, grad_scale, factors)
+        for tensors, projection in self._projections:
+            projection.apply([bool(self._counts[i] != before[i]) for i in tensors])
+        for each in told:
+            if each is not None:
+                each()
+        if status == 0:
+            self._skips[1] = 0
+        return status
 
-        def project() -> None:
-            stepped = self._counts != before
-            for tensors, projection in self._projections:
-                projection.apply([bool(stepped[i]) for i in tensors])
+    def _observe(self, observers: Iterable[Observer]) -> None:
+        """Choose who is told of steps."""
+        self._observers = tuple(observers)
+        self._look_around()
 
-        return [project, *(each for each in told if each is not None)]
+    def _look_around(self) -> None:
+        """See whether a step is the rule's alone, with nothing that depends on the step or comes after it."""
+        self._alone = not (
+            any(callable(value) for group in self._groups for value in group.values())
+            or self._clipper.clips
+            or self._projections
+            or self._observers
+            or self._policy == "skip"
+            or self.noise is not None
+            or self.decay is not None
+            or self._averages is not None
+        )
 
     def _advance(self, grads: Any, **inputs: Any) -> bool:
         """Step, and tell whether the count of steps has grown: not where a policy skipped it, or no tensor had a gradient."""
@@ -767,12 +783,9 @@ class Optimizer(_Typed):
         self.step(grads, **inputs)
         return self.t != before
 
-    def _settle(self, grads: Any, inputs: Mapping[str, Any]) -> None:
+    def _settle(self, status: int, grads: Any, inputs: Mapping[str, Any]) -> None:
         """Count a step that was skipped, or raise for gradients that are not finite."""
-        if self._status == 0:
-            self._skips[1] = 0
-            return
-        if self._status == 2:
+        if status == 2:
             raise FloatingPointError(f"{self._nonfinite(grads, inputs)}; nothing was changed")
         if isinstance(self.nonfinite, Skip) and self._skips[1] >= self.nonfinite.budget:
             before = self._skips[1]

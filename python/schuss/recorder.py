@@ -147,7 +147,7 @@ class Recorder:
         followed = _slot_that_follows(type(base), base._flags)
         self._slot = None if followed is None else base._element_slots.index(followed)
         self._base: Optimizer | None = base
-        base._observers = (*base._observers, self._observe)
+        base._observe([*base._observers, self._observe])
 
     # ---- recording -------------------------------------------------------------------------------------------------
 
@@ -155,7 +155,7 @@ class Recorder:
         """Record no more; what was recorded stays."""
         base, self._base = self._base, None
         if base is not None:
-            base._observers = tuple(each for each in base._observers if each != self._observe)
+            base._observe(each for each in base._observers if each != self._observe)
 
     def __enter__(self) -> Recorder:
         """Return the recorder."""
