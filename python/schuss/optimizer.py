@@ -36,7 +36,12 @@ _FOREIGN = {
     "stepsize": "pass lr=",
     "epsilon": "pass eps=",
     "amsgrad": "use AMSGrad",
-    "clipnorm": "pass clip=schuss.ClipNorm(...)",
+    "clipnorm": 'pass clip=schuss.ClipNorm(..., per="tensor")',
+    "clipvalue": "pass clip=schuss.ClipValue(...)",
+    "global_clipnorm": "pass clip=schuss.ClipNorm(...)",
+    "schedule": "pass it as the hyper-parameter, lr=schuss.schedules.cosine(...)",
+    "scheduler": "pass it as the hyper-parameter, lr=schuss.schedules.cosine(...)",
+    "use_ema": "wrap it, schuss.EMA(optimizer)",
 }
 
 
@@ -273,8 +278,13 @@ class Optimizer(_Typed):
 
     # ---- construction ----------------------------------------------------------------------------------------------
 
-    def __init__(self, params: trees.Tree | Sequence[Group], **arguments: Any) -> None:
+    def __init__(self, params: trees.Tree | Sequence[Group], *unnamed: Any, **arguments: Any) -> None:
         name = type(self).__name__
+        if unnamed:
+            raise TypeError(
+                f"{name}: all arguments but params have names, got {unnamed[0]!r:.40} without one; "
+                f"write {name}(params, {next(iter(self.hyperparameters))}=...)"
+            )
         options = {key: arguments.pop(key, getattr(Optimizer, key)) for key in _OPTIONS}
         for key in arguments:
             self._require_known(key)
