@@ -305,6 +305,11 @@ MISTAKES: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"divergence": 1.0}, ValueError, r"^lr_find: divergence must be in \(1, inf\], got 1$"),
     ({"loss_and_grad": lambda: 1.0}, TypeError, r"^lr_find: loss_and_grad must return \(loss, grads\) or "),
     ({"loss_and_grad": lambda: ("1", np.ones(2))}, TypeError, "must return a real number as loss, got str$"),
+    (
+        {"loss_and_grad": 3},
+        TypeError,
+        r"^lr_find: loss_and_grad must be a function that returns \(loss, grads\), got int$",
+    ),
     ({"optimizer": [1]}, TypeError, "^lr_find: optimizer must be an Optimizer, a wrapper, or make one, got list$"),
     ({"optimizer": lambda: None}, TypeError, "got NoneType$"),
 ]

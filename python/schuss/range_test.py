@@ -168,6 +168,10 @@ def lr_find(
     count = int(Domain(2.0, 2.0**53, upper_open=False, whole=True).check("lr_find: steps", steps))
     keep = Domain(0.0, 1.0).check("lr_find: smoothing", smoothing)
     limit = Domain(1.0, lower_open=True, upper_open=False).check("lr_find: divergence", divergence)
+    if not callable(loss_and_grad):
+        raise TypeError(
+            f"lr_find: loss_and_grad must be a function that returns (loss, grads), got {type(loss_and_grad).__name__}"
+        )
     stepped = optimizer() if callable(optimizer) and not hasattr(optimizer, "step") else optimizer
     base = getattr(stepped, "base", stepped)
     if not isinstance(base, Optimizer):
