@@ -656,3 +656,14 @@ def test_the_docstring_is_complete(cls: type[Wrapper]) -> None:
         assert f"`{name}`" in parts[4], name
     assert parts[4].startswith("State:")
     assert ">>> " in parts[6]
+
+
+def test_a_state_of_a_wrapper_is_named_where_an_optimizer_loads_it(tmp_path: Path) -> None:
+    wrapped, alone = schuss.EMA(schuss.SGD(np.ones(3))), schuss.SGD(np.ones(3))
+    sentence = "is of EMA around an optimizer; load it into the same wrappers$"
+    with pytest.raises(schuss.StateError, match=f"^SGD: the state {sentence}"):
+        alone.load_state_dict(wrapped.state_dict())
+    path = tmp_path / "ema.npz"
+    wrapped.save(path)
+    with pytest.raises(schuss.StateError, match=f"^SGD: .*ema.npz {sentence}"):
+        alone.load(path)
