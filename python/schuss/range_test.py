@@ -239,5 +239,8 @@ def _evaluated(loss_and_grad: Callable[[], tuple[Any, ...]]) -> tuple[float, Any
         raise TypeError(f"lr_find: loss_and_grad must return (loss, grads) or (loss, grads, inputs), got {found!r:.80}")
     loss = as_float(found[0][()] if isinstance(found[0], np.ndarray) and found[0].ndim == 0 else found[0])
     if loss is None:
-        raise TypeError(f"lr_find: loss_and_grad must return a real number as loss, got {type(found[0]).__name__}")
+        hint = f" of shape {found[0].shape}; return its mean" if isinstance(found[0], np.ndarray) else ""
+        raise TypeError(
+            f"lr_find: loss_and_grad must return a real number as loss, got {type(found[0]).__name__}{hint}"
+        )
     return loss, found[1], dict(found[2]) if len(found) == 3 else {}
