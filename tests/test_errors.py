@@ -644,6 +644,11 @@ def test_arguments_without_a_name() -> None:
         schuss.EMA(schuss.SGD(np.ones(3)), 0.9)  # type: ignore[misc]
 
 
+def test_the_base_class_is_no_optimizer() -> None:
+    with refuses((TypeError, "Optimizer: it is what optimizers have in common; choose one of schuss.optimizers()")):
+        schuss.Optimizer(np.ones(3))
+
+
 def test_a_class_is_no_schedule() -> None:
     optimizer = schuss.SGD(np.ones(3))
     sentence = "SGD: lr must be a real number or a schedule, got the class cosine; call it, cosine(...)"

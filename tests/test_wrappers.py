@@ -535,7 +535,10 @@ def test_eval_and_train_pass_through(cls: type[Wrapper]) -> None:
         wrapper.eval()
         plain.eval()
         assert wrapper.params["w"].tobytes() == plain.params["w"].tobytes()
-        sentence = rf"^{name}: the parameters are those of eval\(\); call train\(\) first$"
+        sentence = (
+            rf"^{name}: the parameters are those of eval\(\) or a swapped\(\) block; "
+            r"call train\(\) or leave the block first$"
+        )
         for refused in (
             lambda w=wrapper: w.step(w.params),
             lambda w=wrapper: w.state_dict(),

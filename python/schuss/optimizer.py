@@ -280,6 +280,8 @@ class Optimizer(_Typed):
 
     def __init__(self, params: trees.Tree | Sequence[Group], *unnamed: Any, **arguments: Any) -> None:
         name = type(self).__name__
+        if not hasattr(self, "rule"):
+            raise TypeError(f"{name}: it is what optimizers have in common; choose one of schuss.optimizers()")
         if unnamed:
             raise TypeError(
                 f"{name}: all arguments but params have names, got {unnamed[0]!r:.40} without one; "
@@ -871,7 +873,10 @@ class Optimizer(_Typed):
         """Refuse what changes or keeps the state while the parameters are those of `eval`."""
         self._plan.check_idle()
         if self._kept is not None:
-            raise RuntimeError(f"{type(self).__name__}: the parameters are those of eval(); call train() first")
+            raise RuntimeError(
+                f"{type(self).__name__}: the parameters are those of eval() or a swapped() block; "
+                "call train() or leave the block first"
+            )
 
     def _require_writeable(self) -> None:
         """Refuse parameters that have changed since the plan was made."""
