@@ -504,3 +504,11 @@ def test_refusals(call: Callable[[], Any], error: type[Exception], sentence: str
         call()
     assert (type(caught.value), str(caught.value)) == (error, sentence)
     assert not SHARED.any()
+
+
+def test_only_its_own_functions_have_a_reference() -> None:
+    for rule in ("median", np.median, aggregation.reference):
+        with pytest.raises(
+            TypeError, match=r"^aggregation\.reference: rule must be a function of schuss\.aggregation such as"
+        ):
+            aggregation.reference(rule, [np.ones(2)])  # type: ignore[arg-type]

@@ -619,7 +619,10 @@ UNKNOWN = [
         "use decay=schuss.Decay(...), l2= for a regularised loss, or an optimizer that has it such as AdamW",
     ),
     ("Adam", "amsgrad", "use AMSGrad"),
-    ("Adam", "clipnorm", "pass clip=schuss.ClipNorm(...)"),
+    ("Adam", "clipnorm", 'pass clip=schuss.ClipNorm(..., per="tensor")'),
+    ("Adam", "clipvalue", "pass clip=schuss.ClipValue(...)"),
+    ("Adam", "global_clipnorm", "pass clip=schuss.ClipNorm(...)"),
+    ("Adam", "scheduler", "pass it as the hyper-parameter, lr=schuss.schedules.cosine(...)"),
     ("Adam", "epsilon", "pass eps="),
     ("Adam", "lrr", "did you mean lr?"),
     ("Adam", "beta", "did you mean beta2?"),
@@ -629,6 +632,37 @@ UNKNOWN = [
     ("Adam", "params_", ADAM_TAKES),
     ("Adam", "xyz", ADAM_TAKES),
 ]
+
+
+def test_arguments_without_a_name() -> None:
+    with refuses(
+        (TypeError, "SGD: all arguments but params have names, got 0.1 without one; write SGD(params, lr=...)")
+    ):
+        schuss.SGD(np.ones(3), 0.1)  # type: ignore[misc]
+    sentence = "EMA: all arguments but the optimizer have names, got 0.9 without one; write EMA(optimizer, decay=...)"
+    with refuses((TypeError, sentence)):
+        schuss.EMA(schuss.SGD(np.ones(3)), 0.9)  # type: ignore[misc]
+
+
+def test_the_base_class_is_no_optimizer() -> None:
+    with refuses((TypeError, "Optimizer: it is what optimizers have in common; choose one of schuss.optimizers()")):
+        schuss.Optimizer(np.ones(3))
+
+
+def test_a_class_is_no_schedule() -> None:
+    optimizer = schuss.SGD(np.ones(3))
+    sentence = "SGD: lr must be a real number or a schedule, got the class cosine; call it, cosine(...)"
+    with refuses((TypeError, sentence)):
+        schuss.SGD(np.ones(3), lr=schuss.schedules.cosine)
+    with refuses((TypeError, sentence), optimizer):
+        optimizer.lr = schuss.schedules.cosine
+    with refuses(
+        (
+            TypeError,
+            "ClipNorm: max_norm must be a real number or a schedule, got the class linear; call it, linear(...)",
+        )
+    ):
+        schuss.ClipNorm(schuss.schedules.linear)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("name", "key", "hint"), UNKNOWN, ids=[key for _, key, _ in UNKNOWN])

@@ -304,7 +304,13 @@ MISTAKES: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"smoothing": 1.0}, ValueError, r"^lr_find: smoothing must be in \[0, 1\), got 1$"),
     ({"divergence": 1.0}, ValueError, r"^lr_find: divergence must be in \(1, inf\], got 1$"),
     ({"loss_and_grad": lambda: 1.0}, TypeError, r"^lr_find: loss_and_grad must return \(loss, grads\) or "),
+    ({"loss_and_grad": lambda: (np.ones(2), np.ones(2))}, TypeError, r"got ndarray of shape \(2,\); return its mean$"),
     ({"loss_and_grad": lambda: ("1", np.ones(2))}, TypeError, "must return a real number as loss, got str$"),
+    (
+        {"loss_and_grad": 3},
+        TypeError,
+        r"^lr_find: loss_and_grad must be a function that returns \(loss, grads\), got int$",
+    ),
     ({"optimizer": [1]}, TypeError, "^lr_find: optimizer must be an Optimizer, a wrapper, or make one, got list$"),
     ({"optimizer": lambda: None}, TypeError, "got NoneType$"),
 ]

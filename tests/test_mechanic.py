@@ -254,7 +254,7 @@ def test_what_it_does_not_wrap() -> None:
     with pytest.raises(TypeError, match=r"^Mechanic: ScheduleFreeSGD keeps weights of its own, "):
         schuss.Mechanic(schuss.ScheduleFreeSGD(w))
     with pytest.raises(
-        TypeError, match=r"^Mechanic: it scales the steps of an optimizer itself, got a SAM; put Mechanic inside$"
+        TypeError, match=r"^Mechanic: it scales the steps of an optimizer itself, got SAM; put Mechanic inside$"
     ):
         schuss.Mechanic(schuss.SAM(schuss.SGD(w)))
     with pytest.raises(TypeError, match=r"^Mechanic: step takes gradients, got a function; .* SAM\(Mechanic\(...\)\)$"):

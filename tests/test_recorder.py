@@ -633,10 +633,15 @@ def test_mistakes_with_noise_scales_change_nothing() -> None:
     scale = schuss.GradientNoiseScale(4)
     scale.update([np.ones(2), np.zeros(2)])
     before = scale.state_dict()
-    with pytest.raises(ValueError, match=r"GradientNoiseScale: count must be in \{2, 3, ...\}, got 1"):
+    with pytest.raises(ValueError, match=r"^GradientNoiseScale: micro_batches must be at least two, got 1; "):
         scale.update([np.ones(2)])
-    with pytest.raises(ValueError, match="count must be in"):
+    with pytest.raises(ValueError, match="must be at least two, got 0"):
         scale.update([])
+    for wrong in (np.ones((2, 2)), {"w": np.ones(2)}, 3.0):
+        with pytest.raises(TypeError, match=r"^GradientNoiseScale: micro_batches must be a list of gradients, got "):
+            scale.update(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="micro-batch 1 has an array of 3 numbers, but the first has 2 there"):
+        scale.update([np.ones(2), np.ones(3)])
     with pytest.raises(ValueError, match="micro-batch 1 has 1 arrays, but the first has 2"):
         scale.update([[np.ones(2), np.ones(2)], [np.ones(2)]])
     with pytest.raises(ValueError, match=r"small must be in \[0, inf\), got nan"):

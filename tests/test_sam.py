@@ -252,6 +252,15 @@ def test_an_exception_in_the_closure_leaves_all_as_it_was(failing: int, rng: np.
     sam.step(lambda: np.ones(5))
 
 
+def test_a_function_that_returns_nothing_is_refused() -> None:
+    w = np.array([3.0, 4.0])
+    opt = schuss.SGD(w, lr=0.1)
+    before = snapshot(opt)
+    with pytest.raises(TypeError, match=r"^SAM: the function must return gradients, got None; end it with a return$"):
+        schuss.SAM(opt, rho=0.5).step(lambda: None)
+    assert snapshot(opt) == before
+
+
 def test_a_refused_step_leaves_all_as_it_was(rng: np.random.Generator) -> None:
     w = rng.standard_normal(5)
     sam = schuss.SAM(schuss.AdamW(w, nonfinite="raise"))

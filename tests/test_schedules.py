@@ -651,6 +651,16 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: s.interpolate([0, 1], [1]), ValueError, "interpolate: values must be as many as boundaries, got 1 and 2"),
     (lambda: s.tanh(1.0, 9, lower=3), ValueError, "tanh: lower must be below upper, got 3.0 and 3.0"),
     (lambda: s.warmup(1.0, 1, shape="log"), ValueError, "warmup: steps must be in {2, 3, ...} for the shape 'log', got 1"),
+    (
+        lambda: s.one_cycle(1.0, 9).momentum(0.95, 0.85),
+        ValueError,
+        "one_cycle: momentum's low must be at most high, got 0.95 and 0.85",
+    ),
+    (
+        lambda: s.cyclic(0.1, 1.0, 9).momentum(0.9, 0.8),
+        ValueError,
+        "cyclic: momentum's low must be at most high, got 0.9 and 0.8",
+    ),
     (lambda: s.warmup(1.0, 9, shape="x"), ValueError, "warmup: shape must be one of 'linear', 'log', got 'x'"),
     (
         lambda: s.wsd(1.0, 9, 5, 5),

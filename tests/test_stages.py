@@ -434,6 +434,12 @@ def test_a_clip_that_fails_changes_nothing() -> None:
             "overrides: '\\*.bais' fits no parameter; their names are bias",
         ),
         (lambda: schuss.SGD(np.zeros(1), overrides={"*": 1}), "overrides must be a dict of dicts"),
+        (
+            lambda: schuss.SGD(np.zeros(1), overrides={"w": {"lr": 1}}),
+            "^SGD: overrides: 'w' fits no parameter; a bare array has no name, put it into a dict$",
+        ),
+        (lambda: schuss.Decay(0.1, exclude=3), "^Decay: exclude must be patterns of names such as '\\*.bias', got 3$"),  # type: ignore[arg-type]
+        (lambda: schuss.Decay(0.1, exclude=["*.bias", 3]), "^Decay: exclude must be patterns of names"),  # type: ignore[list-item]
     ],
 )
 def test_sentences(make: Any, sentence: str) -> None:

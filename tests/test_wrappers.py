@@ -535,7 +535,10 @@ def test_eval_and_train_pass_through(cls: type[Wrapper]) -> None:
         wrapper.eval()
         plain.eval()
         assert wrapper.params["w"].tobytes() == plain.params["w"].tobytes()
-        sentence = rf"^{name}: the parameters are those of eval\(\); call train\(\) first$"
+        sentence = (
+            rf"^{name}: the parameters are those of eval\(\) or a swapped\(\) block; "
+            r"call train\(\) or leave the block first$"
+        )
         for refused in (
             lambda w=wrapper: w.step(w.params),
             lambda w=wrapper: w.state_dict(),
@@ -656,3 +659,14 @@ def test_the_docstring_is_complete(cls: type[Wrapper]) -> None:
         assert f"`{name}`" in parts[4], name
     assert parts[4].startswith("State:")
     assert ">>> " in parts[6]
+
+
+def test_a_state_of_a_wrapper_is_named_where_an_optimizer_loads_it(tmp_path: Path) -> None:
+    wrapped, alone = schuss.EMA(schuss.SGD(np.ones(3))), schuss.SGD(np.ones(3))
+    sentence = "is of EMA around an optimizer; load it into the same wrappers$"
+    with pytest.raises(schuss.StateError, match=f"^SGD: the state {sentence}"):
+        alone.load_state_dict(wrapped.state_dict())
+    path = tmp_path / "ema.npz"
+    wrapped.save(path)
+    with pytest.raises(schuss.StateError, match=f"^SGD: .*ema.npz {sentence}"):
+        alone.load(path)

@@ -315,6 +315,11 @@ def reference(rule: Callable[..., Any], gradients: Sequence[Any], **arguments: A
     >>> schuss.aggregation.reference(schuss.aggregation.median, [np.array([1.0]), np.array([5.0]), np.array([4.0])])
     array([4.])
     """
+    name = getattr(rule, "__name__", "")
+    if name not in _FORMULAS or globals()[name] is not rule:
+        raise TypeError(
+            f"aggregation.reference: rule must be a function of schuss.aggregation such as median, got {rule!r}"
+        )
     call = _Call("reference", gradients, None, None)
     orders = [_order(array) for array in call.leaves]
     vectors = [
@@ -325,7 +330,7 @@ def reference(rule: Callable[..., Any], gradients: Sequence[Any], **arguments: A
         for layer in call.layers
     ]
     with np.errstate(all="ignore"):
-        found = _FORMULAS[rule.__name__](vectors, **arguments)
+        found = _FORMULAS[name](vectors, **arguments)
         for array, values in zip(call.leaves, found, strict=True):
             reals = _as_reals(array)
             reals[...] = rounded(values, reals.dtype).reshape(reals.shape)

@@ -90,6 +90,11 @@ Switch: TypeAlias = Annotated[bool, Domain(switch=True)]
 
 def checked(owner: str, name: str, value: object, domain: Domain) -> float | bool | Schedule:
     """Return a number of a domain, or a schedule; raise a sentence that starts with the owner's name."""
+    if isinstance(value, type) and not domain.switch:
+        raise TypeError(
+            f"{owner}: {name} must be a real number or a schedule, got the class {value.__name__}; "
+            f"call it, {value.__name__}(...)"
+        )
     if callable(value) and not domain.switch:
         return value
     return domain.check(f"{owner}: {name}", value, "a real number or a schedule")

@@ -279,20 +279,34 @@ class GradientNoiseScale:
         micro_batches : iterable of trees of arrays
             At least two, all of one nesting; None in place of an array counts as zero. One is in use at a time.
         """
+        name = type(self).__name__
+        if isinstance(micro_batches, np.ndarray | Mapping) or not isinstance(micro_batches, Iterable):
+            raise TypeError(
+                f"{name}: micro_batches must be a list of gradients, got {type(micro_batches).__name__}; "
+                "pass one tree for each"
+            )
         mean: list[Any] = []
         squares, count = 0.0, 0
         for grads in micro_batches:
             leaves = [None if leaf is None else numbers(leaf) for _, leaf in trees.leaves(grads)]
             if count and len(leaves) != len(mean):
                 raise ValueError(
-                    f"{type(self).__name__}: micro-batch {count} has {len(leaves)} arrays, but the first has {len(mean)}; "
+                    f"{name}: micro-batch {count} has {len(leaves)} arrays, but the first has {len(mean)}; "
                     "pass gradients of one nesting"
                 )
+            for first, other in zip(mean, leaves, strict=True) if count else ():
+                if first is not None and other is not None and first.shape != other.shape:
+                    raise ValueError(
+                        f"{name}: micro-batch {count} has an array of {other.size} numbers, but the first has {first.size} "
+                        "there; pass gradients of one shape"
+                    )
             count += 1
             squares += _square(leaves)
             mean = [_plus(a, b) for a, b in zip(mean, leaves, strict=True)] if count > 1 else leaves
-        big = _square([None if leaf is None else leaf / count for leaf in mean]) if count else 0.0
-        self.update_norms(squares / max(count, 1), big, count)
+        if count < 2:
+            raise ValueError(f"{name}: micro_batches must be at least two, got {count}; one tells nothing of the noise")
+        big = _square([None if leaf is None else leaf / count for leaf in mean])
+        self.update_norms(squares / count, big, count)
 
     def update_norms(self, small: float, large: float, count: int) -> None:
         """Take the squared norms of one step, for those who have them already.

@@ -36,7 +36,12 @@ _FOREIGN = {
     "stepsize": "pass lr=",
     "epsilon": "pass eps=",
     "amsgrad": "use AMSGrad",
-    "clipnorm": "pass clip=schuss.ClipNorm(...)",
+    "clipnorm": 'pass clip=schuss.ClipNorm(..., per="tensor")',
+    "clipvalue": "pass clip=schuss.ClipValue(...)",
+    "global_clipnorm": "pass clip=schuss.ClipNorm(...)",
+    "schedule": "pass it as the hyper-parameter, lr=schuss.schedules.cosine(...)",
+    "scheduler": "pass it as the hyper-parameter, lr=schuss.schedules.cosine(...)",
+    "use_ema": "wrap it, schuss.EMA(optimizer)",
 }
 
 
@@ -277,8 +282,15 @@ class Optimizer(_Typed):
 
     # ---- construction ----------------------------------------------------------------------------------------------
 
-    def __init__(self, params: trees.Tree | Sequence[Group], **arguments: Any) -> None:
+    def __init__(self, params: trees.Tree | Sequence[Group], *unnamed: Any, **arguments: Any) -> None:
         name = type(self).__name__
+        if not hasattr(self, "rule"):
+            raise TypeError(f"{name}: it is what optimizers have in common; choose one of schuss.optimizers()")
+        if unnamed:
+            raise TypeError(
+                f"{name}: all arguments but params have names, got {unnamed[0]!r:.40} without one; "
+                f"write {name}(params, {next(iter(self.hyperparameters))}=...)"
+            )
         options = {key: arguments.pop(key, getattr(Optimizer, key)) for key in _OPTIONS}
         for key in arguments:
             self._require_known(key)
@@ -876,7 +888,10 @@ class Optimizer(_Typed):
         """Refuse what changes or keeps the state while the parameters are those of `eval`."""
         self._plan.check_idle()
         if self._kept is not None:
-            raise RuntimeError(f"{type(self).__name__}: the parameters are those of eval(); call train() first")
+            raise RuntimeError(
+                f"{type(self).__name__}: the parameters are those of eval() or a swapped() block; "
+                "call train() or leave the block first"
+            )
 
     def _require_writeable(self) -> None:
         """Refuse parameters that have changed since the plan was made."""

@@ -168,6 +168,10 @@ def lr_find(
     count = int(Domain(2.0, 2.0**53, upper_open=False, whole=True).check("lr_find: steps", steps))
     keep = Domain(0.0, 1.0).check("lr_find: smoothing", smoothing)
     limit = Domain(1.0, lower_open=True, upper_open=False).check("lr_find: divergence", divergence)
+    if not callable(loss_and_grad):
+        raise TypeError(
+            f"lr_find: loss_and_grad must be a function that returns (loss, grads), got {type(loss_and_grad).__name__}"
+        )
     stepped = optimizer() if callable(optimizer) and not hasattr(optimizer, "step") else optimizer
     base = getattr(stepped, "base", stepped)
     if not isinstance(base, Optimizer):
@@ -235,5 +239,8 @@ def _evaluated(loss_and_grad: Callable[[], tuple[Any, ...]]) -> tuple[float, Any
         raise TypeError(f"lr_find: loss_and_grad must return (loss, grads) or (loss, grads, inputs), got {found!r:.80}")
     loss = as_float(found[0][()] if isinstance(found[0], np.ndarray) and found[0].ndim == 0 else found[0])
     if loss is None:
-        raise TypeError(f"lr_find: loss_and_grad must return a real number as loss, got {type(found[0]).__name__}")
+        hint = f" of shape {found[0].shape}; return its mean" if isinstance(found[0], np.ndarray) else ""
+        raise TypeError(
+            f"lr_find: loss_and_grad must return a real number as loss, got {type(found[0]).__name__}{hint}"
+        )
     return loss, found[1], dict(found[2]) if len(found) == 3 else {}

@@ -120,6 +120,8 @@ class Decay:
             raise ValueError(f"Decay: kind must be one of {', '.join(_KINDS)}, got {self.kind!r}")
         if not isinstance(self.cautious, bool):
             raise TypeError(f"Decay: cautious must be True or False, got {self.cautious!r}")
+        if not isinstance(self.exclude, str | Sequence) or not all(isinstance(each, str) for each in self.exclude):
+            raise TypeError(f"Decay: exclude must be patterns of names such as '*.bias', got {self.exclude!r}")
         if (self.max_lr is not None) != (self.kind == "corrected"):
             raise TypeError('Decay: kind="corrected" needs max_lr=, the largest step size, and no other kind takes it')
         if self.max_lr is not None:

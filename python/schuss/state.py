@@ -165,6 +165,8 @@ class _Loader(Checks):
         if not isinstance(state, Mapping):
             raise TypeError(f"{self.name}: state must be a dict from state_dict(), got {type(state).__name__}")
         keys = {"format", "schuss", "optimizer", "t", "counts", "names", "groups", "slots", "scalars", "control"}
+        if isinstance(outer := state.get("wrapper"), str):
+            raise self.fail(f"the state {_of_wrapper(outer)}")
         if missing := sorted(keys - set(state)):
             raise self.fail(f"the state has no {', '.join(missing)}; pass a dict from state_dict()")
         if unknown := sorted(str(key) for key in set(state) - keys):
@@ -317,10 +319,17 @@ def save(optimizer: Optimizer, path: str | os.PathLike[str], *, params: bool) ->
     checkpoint.write(path, arrays, header)
 
 
+def _of_wrapper(outer: str) -> str:
+    """Say what is wrong with a wrapper's state where an optimizer's is wanted."""
+    return f"is of {outer:.40} around an optimizer; load it into the same wrappers"
+
+
 def load(optimizer: Optimizer, path: str | os.PathLike[str], *, cast: bool) -> None:
     """Read a checkpoint."""
     arrays, header = checkpoint.read(path)
     name = type(optimizer).__name__
+    if isinstance(outer := header.get("wrapper"), str):
+        raise StateError(f"{name}: {os.fspath(path)} {_of_wrapper(outer)}")
     try:
         with_params = header.pop("params")
         count = len(header["names"])

@@ -43,7 +43,8 @@ def by_name(which: str, patterns: Collection[str], names: Sequence[str]) -> list
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-            raise ValueError(f"{which}: {pattern!r} fits no parameter; their names are {shown}")
+            known = f"their names are {shown}" if any(names) else "a bare array has no name, put it into a dict"
+            raise ValueError(f"{which}: {pattern!r} fits no parameter; {known}")
     return [next((pattern for pattern in patterns if fnmatchcase(name, pattern)), None) for name in names]
 
 

@@ -149,8 +149,14 @@ class Wrapper(_Typed):
             signature.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default))
         cls.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
 
-    def __init__(self, optimizer: Optimizer | Wrapper, **given: Any) -> None:
+    def __init__(self, optimizer: Optimizer | Wrapper, *unnamed: Any, **given: Any) -> None:
         name = type(self).__name__
+        if unnamed:
+            first = next(iter([*self.arguments, *self.options]), None)
+            hint = f"write {name}(optimizer, {first}=...)" if first else "it takes no others"
+            raise TypeError(
+                f"{name}: all arguments but the optimizer have names, got {unnamed[0]!r:.40} without one; {hint}"
+            )
         if not isinstance(optimizer, Optimizer | Wrapper):
             raise TypeError(
                 f"{name}: optimizer must be an optimizer or a wrapper of one, got {type(optimizer).__name__}; "

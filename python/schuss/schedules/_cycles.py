@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from schuss.hyperparameters import Domain
 from schuss.schedules._base import (
@@ -23,6 +23,7 @@ from schuss.schedules._base import (
 )
 
 Growth: TypeAlias = Annotated[float, Domain(1.0)]
+Made = TypeVar("Made", bound=Schedule)
 
 
 @dataclass(frozen=True, repr=False)
@@ -145,9 +146,16 @@ class one_cycle(Schedule):
         Parameters
         ----------
         low, high : float
-            At the peak of the rate, and at its beginning and end; finite.
+            At the peak of the rate, and at its beginning and end; finite, `low` at most `high`.
         """
-        return self._over(high, low, high)
+        return _in_order(self, low, high, self._over(high, low, high))
+
+
+def _in_order(rate: Schedule, low: float, high: float, made: Made) -> Made:
+    """Return a schedule of momentum, made of numbers that it has checked, unless they are in the wrong order."""
+    if low > high:
+        raise ValueError(f"{type(rate).__name__}: momentum's low must be at most high, got {low:g} and {high:g}")
+    return made
 
 
 @dataclass(frozen=True, repr=False)
@@ -206,9 +214,9 @@ class cyclic(Schedule):
         Parameters
         ----------
         low, high : float
-            Opposite the peak of the rate, and opposite its base; finite.
+            Opposite the peak of the rate, and opposite its base; finite, `low` at most `high`.
         """
-        return replace(self, base=high, peak=low)
+        return _in_order(self, low, high, replace(self, base=high, peak=low))
 
     def _extent(self) -> int:
         return 4 * (self.up + (self.down or self.up))

@@ -80,7 +80,7 @@ class Mechanic(Wrapper):
         name, base = type(self).__name__, self.base
         if isinstance(self.optimizer, Wrapper):
             raise TypeError(
-                f"{name}: it scales the steps of an optimizer itself, got a {type(self.optimizer).__name__}; put {name} inside"
+                f"{name}: it scales the steps of an optimizer itself, got {type(self.optimizer).__name__}; put {name} inside"
             )
         if base.bounds is not None:
             raise ValueError(

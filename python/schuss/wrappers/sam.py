@@ -136,6 +136,10 @@ class SAM(Wrapper):
     def _advance_by(self, closure: Callable[[], Any], inputs: dict[str, Any]) -> bool:
         """Step with what a function finds at the perturbed weights."""
         grads = closure()
+        if grads is None:
+            raise TypeError(
+                f"{type(self).__name__}: the function must return gradients, got None; end it with a return"
+            )
         try:
             if self._climb(
                 grads
