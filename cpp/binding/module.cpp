@@ -150,11 +150,10 @@ public:
     void set_averages(const std::vector<py::object>& averages) {
         const Busy busy(*this);
         averages_ = averages;
-        for (std::size_t i = 0; i < averages_.size(); ++i) {
-            const py::object& array = averages_[i];
-            const View view = array.is_none() ? View{} : view_of_parameter(array.ptr(), true, who("average", Index(i)));
-            plan_.set_average(Index(i), array.is_none() ? nullptr : &view);
-        }
+        std::vector<View> views;
+        for (std::size_t i = 0; i < averages_.size(); ++i)
+            views.push_back(view_of_parameter(averages_[i].ptr(), true, who("average", Index(i))));
+        plan_.set_averages(views);
     }
 
     void set_hyper(int group, const std::vector<double>& values) {

@@ -64,9 +64,6 @@ Plan::Plan(int rule, unsigned flags, std::vector<View> parameters, std::vector<i
     per_tensor_.assign(n, 1);
     call_.reserve(n);
 
-    const auto remember = [this](const std::byte* data, Index bytes) {
-        if (data && bytes > 0) interval_.push_back({data, data + bytes});
-    };
     for (std::size_t i = 0; i < n; ++i) {
         const View& view = bound_[i];
         const Dtype compute = computes_in_double(view) ? Dtype::float64 : Dtype::float32;
@@ -99,7 +96,7 @@ Plan::Plan(int rule, unsigned flags, std::vector<View> parameters, std::vector<i
     if (compiled.scope == Scope::all) unit_ = {std::vector<Index>(n, 0), std::vector<Index>(n, 1), 1};
     remember(reinterpret_cast<const std::byte*>(scalars), unit_.count * compiled.scalars * Index(sizeof *scalars));
     remember(reinterpret_cast<const std::byte*>(counts), Index((n + 1) * sizeof *counts));
-    std::sort(interval_.begin(), interval_.end(), [](Interval a, Interval b) { return a.low < b.low; });
+    sort_intervals();
     cut_ = cut(unit_);
     static_cast<Units&>(by_tensor_) = units(false);
     by_tensor_.cut = cut(by_tensor_);
@@ -338,8 +335,17 @@ void Plan::set_decay(Index tensor, bool decays, const View* anchor) {
     if (anchor) t.anchor = {anchor->data, nullptr, anchor->dtype};
 }
 
-void Plan::set_average(Index tensor, const View* average) {
-    tensor_[at(tensor)].average = average ? Operand{average->data, nullptr, average->dtype} : Operand{};
+void Plan::set_averages(const std::vector<View>& averages) {
+    for (std::size_t i = 0; i < std::min(averages.size(), tensor_.size()); ++i) {
+        const View& average = averages[i];
+        tensor_[i].average = {average.data, nullptr, average.dtype};
+        remember(average.data, average.elements() * item_size(average.dtype));
+    }
+    sort_intervals();
+}
+
+void Plan::sort_intervals() {
+    std::sort(interval_.begin(), interval_.end(), [](Interval a, Interval b) { return a.low < b.low; });
 }
 
 void Plan::begin(const Options& options, double prescale) {

@@ -68,8 +68,8 @@ public:
     void set_noise(Index tensor, std::uint64_t stream) { tensor_[std::size_t(tensor)].noise_stream = stream; }
     /// Where a tensor decays to, if at all: an array of its shape and memory order, or null for 0.
     void set_decay(Index tensor, bool decays, const View* anchor);
-    /// The array that the running average of a tensor is kept in, or null.
-    void set_average(Index tensor, const View* average);
+    /// The arrays that running averages of the tensors are kept in; without data where there is none. Set once.
+    void set_averages(const std::vector<View>& averages);
 
     /// The numbers that come with the next step.
     void set_given(const std::vector<double>& values) { std::copy(values.begin(), values.end(), given_.begin()); }
@@ -82,7 +82,7 @@ public:
     void set_active(Index tensor, bool active) { active_[std::size_t(tensor)] = active; }
     bool active(Index tensor) const { return active_[std::size_t(tensor)]; }
 
-    /// Does [low, high) touch a parameter or a state array?
+    /// Does [low, high) touch a parameter, a state array or an average?
     bool overlaps(const std::byte* low, const std::byte* high) const;
 
     /// Chooses what the next step runs over, and takes the means of rows where gradients are centred. The first of
@@ -109,6 +109,11 @@ private:
     struct Interval {
         const std::byte *low, *high;
     };
+    /// Keeps an array's memory from gradients and inputs.
+    void remember(const std::byte* data, Index bytes) {
+        if (data && bytes > 0) interval_.push_back({data, data + bytes});
+    }
+    void sort_intervals();
     /// All tensors cut into chunks, in the order in which they run, and where each tensor's are.
     struct Cut {
         std::vector<Chunk> chunk;
