@@ -819,3 +819,63 @@ def test_groups_that_were_added_have_the_numbers_of_the_constructor() -> None:
         opt.step(grads)
     assert same(grown, made)
     assert [[float(p[0]) for p in each.values()] for each in grown.params] == [[-1.0, 0.5], [0.5, 0.75]]
+
+
+class Failing:
+    """A schedule that fails when told to."""
+
+    def __init__(self) -> None:
+        self.fails = False
+
+    def __call__(self, step: int) -> float:
+        if self.fails:
+            raise KeyError("no value")
+        return 1.0
+
+
+@pytest.mark.parametrize("option", ["clip", "noise", "decay"])
+def test_schedules_of_options_that_fail_change_nothing(option: str) -> None:
+    """Whatever asks for their values: assignment, loading, reset, rebinding."""
+    schedule = Failing()
+    options: dict[str, Any] = {
+        "clip": schuss.ClipValue(schedule),
+        "noise": schuss.GradientNoise(schedule),
+        "decay": schuss.Decay(schedule),
+    }
+    bounds = schuss.constraints.L2Ball(0.5)
+    opt, other = (schuss.Adam(np.ones(3), lr=0.1, bounds=bounds, **{option: options[option]}) for _ in range(2))
+    opt.step(np.ones(3))
+    saved, before, elsewhere = other.state_dict(), snapshot(opt), np.ones(3)
+    groups = [dict(group) for group in opt.groups]
+    schedule.fails = True
+    for attempt in (
+        lambda: setattr(opt, "lr", 0.5),
+        lambda: opt.groups[0].__setitem__("lr", 0.5),
+        lambda: opt.load_state_dict(saved),
+        opt.reset,
+        lambda: opt.rebind(elsewhere),
+    ):
+        with pytest.raises(KeyError):
+            attempt()
+        assert snapshot(opt) == before
+        assert opt.lr == 0.1
+        assert [dict(group) for group in opt.groups] == groups
+    schedule.fails = False
+    twin = copy.deepcopy(opt)
+    for each in (opt, twin):
+        each.step(-np.ones(3))
+    assert same(opt, twin)
+    assert np.linalg.norm(opt.params) < 0.5000001
+    np.testing.assert_array_equal(elsewhere, np.ones(3))
+
+
+def test_an_average_that_cannot_be_attached_changes_nothing() -> None:
+    schedule = Failing()
+    opt = schuss.SGD(np.ones(2), lr=1.0, clip=schuss.ClipValue(schedule))
+    schedule.fails = True
+    with pytest.raises(KeyError):
+        schuss.EMA(opt)
+    schedule.fails = False
+    opt.step(np.full(2, 3.0))
+    np.testing.assert_array_equal(opt.params, np.zeros(2))
+    assert opt._averages is None

@@ -573,8 +573,13 @@ class Optimizer(_Typed):
 
     def _take_averages(self, averages: list[NDArray[Any]]) -> None:
         """Let steps move running averages of the parameters, by `_average_share` towards what they are then."""
-        self._averages = averages
-        self._make_plan()
+        before = dict(vars(self))
+        try:
+            self._averages = averages
+            self._make_plan()
+        except BaseException:
+            vars(self).update(before)
+            raise
 
     def _factors(self, norm: float, scale: float) -> NDArray[np.float64]:
         """Return what the gradients of the step under way are multiplied with."""
@@ -667,10 +672,25 @@ class Optimizer(_Typed):
 
     def _push(self, step: int, values: Sequence[Mapping[str, float]]) -> None:
         """Hand the plan what a step takes besides gradients: hyper-parameters in the rule's order, and the stages."""
-        names = self._kernel()["hyper"]
+        self._hand_over(values, *self._stages_at(step, values))
+
+    def _stages_at(
+        self, step: int, values: Sequence[Mapping[str, float]]
+    ) -> tuple[float, float, list[tuple[float, float, float, float]]]:
+        """Return the stages' numbers at a step, schedules evaluated: the elements' limit, the noise, and what groups have."""
         limit = self._clipper.limit(step)
         spread = 0.0 if self.noise is None else self.noise.spread(step)
-        around = [self._around(group, step) for group in values]
+        return limit, spread, [self._around(group, step) for group in values]
+
+    def _hand_over(
+        self,
+        values: Sequence[Mapping[str, float]],
+        limit: float,
+        spread: float,
+        around: Sequence[tuple[float, float, float, float]],
+    ) -> None:
+        """Hand the plan numbers of a step, which cannot fail."""
+        names = self._kernel()["hyper"]
         for k, (group, more) in enumerate(zip(values, around, strict=True)):
             self._plan.set_hyper(k, [*(group[key] for key in names), *more])
         self._plan.set_stage(
@@ -705,12 +725,13 @@ class Optimizer(_Typed):
         before, self._groups = self._groups, changed
         try:
             values = self._values_at(self.t)
+            stages = self._stages_at(self.t, values)
         except BaseException:
             self._groups = before
             raise
         if len(chosen) == len(self._groups):
             self._defaults[key] = checked
-        self._push(self.t, values)
+        self._hand_over(values, *stages)
         self._look_around()
 
     @property
@@ -980,7 +1001,7 @@ class Optimizer(_Typed):
         """Forget everything learnt: state and step counts are as new, parameters and hyper-parameters stay."""
         self._require_training()
         self._require_unchanged()
-        self._values_at(0)  # a schedule that fails leaves everything as it is
+        self._stages_at(0, self._values_at(0))  # a schedule that fails leaves everything as it is
         for i in range(len(self._leaves)):
             for _, slot in self._named_slots(i):
                 slot[...] = 0
@@ -1002,7 +1023,7 @@ class Optimizer(_Typed):
         self._require_training()
         if trees.structure(params) != trees.structure(self._tree):
             raise ValueError(f"{name}: params must have the nesting they had; make a new optimizer for another one")
-        before = self._tree, self._leaves, self._plan
+        before = dict(vars(self))
         leaves = list(trees.matching_leaves(params, self._tree))
         for path, new, (shape, dtype, fortran) in zip(self._paths, leaves, self._kinds, strict=True):
             if not isinstance(new, np.ndarray) or (new.shape, new.dtype) != (shape, dtype):
@@ -1016,7 +1037,7 @@ class Optimizer(_Typed):
             self._tree, self._leaves = self._like_params(leaves), leaves
             self._make_plan()
         except BaseException:
-            self._tree, self._leaves, self._plan = before
+            vars(self).update(before)
             raise
 
     def add(self, group: Group) -> None:

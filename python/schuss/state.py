@@ -141,6 +141,7 @@ class _Loader(Checks):
         before, optimizer._groups = optimizer._groups, present
         try:
             values = optimizer._values_at(int(counts[-1]))
+            stages = optimizer._stages_at(int(counts[-1]), values)
         finally:
             optimizer._groups = before
 
@@ -156,7 +157,7 @@ class _Loader(Checks):
                     group[key].load_state_dict(learnt)
             same = {key: value for key, value in groups[0].items() if all(g[key] == value for g in groups)}
             optimizer._defaults |= same
-            optimizer._push(optimizer.t, values)
+            optimizer._hand_over(values, *stages)
 
         return take_over
 
