@@ -324,3 +324,16 @@ def test_gradients_do_not_overlap_an_average() -> None:
     np.testing.assert_array_equal(w, np.arange(2000.0))
     ema.step(ema.average[::-1].copy())
     np.testing.assert_array_equal(w, 2 * np.arange(2000.0) - 1999)
+
+
+def test_two_averages_of_one_optimizer() -> None:
+    """Each is moved by its own steps alone, though the step's pass holds one."""
+    opt = schuss.SGD(np.ones(2), lr=1.0)
+    first = schuss.EMA(opt, decay=0.5)
+    second = schuss.EMA(opt, decay=0.25)
+    for wrapper, weights in ((first, 0.0), (second, -1.0), (first, -2.0)):
+        wrapper.step(np.ones(2))
+        np.testing.assert_array_equal(opt.params, np.full(2, weights))
+    np.testing.assert_array_equal(second.average, np.full(2, -1.0))
+    np.testing.assert_array_equal(first.average, np.full(2, -1.0))
+    assert (first.updates, second.updates) == (2, 1)
