@@ -879,3 +879,23 @@ def test_an_average_that_cannot_be_attached_changes_nothing() -> None:
     opt.step(np.full(2, 3.0))
     np.testing.assert_array_equal(opt.params, np.zeros(2))
     assert opt._averages is None
+
+
+@pytest.mark.parametrize("anew", ["reset", "rebind", "add", "average"])
+def test_last_is_of_the_last_step(anew: str) -> None:
+    """Also where the plan was made anew after a hyper-parameter had changed."""
+    opt: Any = schuss.SGD([schuss.Group([np.ones(2)])], lr=1.0)
+    opt.step([[np.ones(2)]])
+    opt.lr = 0.5
+    grads = [[np.ones(2)]]
+    if anew == "reset":
+        opt.reset()
+    elif anew == "rebind":
+        opt.rebind([[np.ones(2)]])
+    elif anew == "add":
+        opt.add(schuss.Group([np.ones(1)]))
+        grads.append([np.ones(1)])
+    else:
+        opt = schuss.EMA(opt)
+    opt.step(grads)
+    assert (opt.last.step, opt.last.lr, len(opt.last.hyperparameters)) == (opt.t - 1, 0.5, 1 + (anew == "add"))

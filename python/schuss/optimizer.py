@@ -570,6 +570,7 @@ class Optimizer(_Typed):
             self._plan.set_averages(self._averages)
         self._push(self.t, self._values_at(self.t))
         self._look_around()
+        self._last = None  # its number is of the plan before, and the new one counts from 0
 
     def _take_averages(self, averages: list[NDArray[Any]]) -> None:
         """Let steps move running averages of the parameters, by `_average_share` towards what they are then."""
