@@ -595,3 +595,13 @@ def rebound(opt: schuss.Optimizer) -> schuss.Optimizer:
 
 def averaged(opt: schuss.Optimizer) -> Any:
     return schuss.EMA(opt)
+
+
+@pytest.mark.filterwarnings("error")
+def test_rows_of_which_there_are_none() -> None:
+    """A share of no rows is 0, without a warning."""
+    for clip in (schuss.ClipAdaptive(), [schuss.ClipNorm(1.0, per="tensor"), schuss.ClipAdaptive()]):
+        opt = schuss.SGD(np.ones((0, 3)), clip=clip)
+        opt.step(np.ones((0, 3)))
+        assert opt.last is not None
+        assert (opt.last.norm, opt.last.clip, opt.last.clipped, opt.t) == (0.0, 1.0, 0.0, 1)

@@ -456,7 +456,8 @@ class Clipper:
         after = norms.total()
         with np.errstate(all="ignore"):
             ratio = after / before if before > 0 else 1.0
-        return ratio, float(np.mean(np.asarray(norms.factors) != 1))
+        cut = np.asarray(norms.factors) != 1
+        return ratio, float(cut.mean()) if cut.size else 0.0
 
 
 def as_clips(who: str, clip: Any) -> tuple[Clip, ...]:
