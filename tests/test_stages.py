@@ -605,3 +605,12 @@ def test_rows_of_which_there_are_none() -> None:
         opt.step(np.ones((0, 3)))
         assert opt.last is not None
         assert (opt.last.norm, opt.last.clip, opt.last.clipped, opt.t) == (0.0, 1.0, 0.0, 1)
+
+
+def test_noise_that_falls_faster_than_numbers_do() -> None:
+    opt = schuss.SGD(np.zeros(2), lr=1.0, noise=schuss.GradientNoise(eta=1.0, gamma=2000.0))
+    opt.step(np.zeros(2))
+    first = opt.params.copy()
+    assert first.all()
+    opt.step(np.zeros(2))
+    np.testing.assert_array_equal(opt.params, first)

@@ -62,7 +62,11 @@ class GradientNoise:
 
     def spread(self, step: int) -> float:
         """Return the standard deviation after `step` steps."""
-        return math.sqrt(argument(self, "eta", _NON_NEGATIVE, step) / math.pow(step + 1, self.gamma))
+        eta = argument(self, "eta", _NON_NEGATIVE, step)
+        try:
+            return math.sqrt(eta / math.pow(step + 1, self.gamma))
+        except OverflowError:  # of the power alone, beside which any variance vanishes
+            return 0.0
 
 
 @dataclass(frozen=True)
