@@ -319,7 +319,7 @@ def test_gradients_do_not_overlap_an_average() -> None:
     """A step writes averages in its own pass: what a shifted view of one holds would depend on the order of blocks."""
     w = np.arange(2000.0)
     ema = schuss.EMA(schuss.SGD(w, lr=1.0), decay=0.5)
-    with pytest.raises(ValueError, match="^SGD: grads shares memory with a parameter or its state"):
+    with pytest.raises(ValueError, match=r"^SGD: grads shares memory with a parameter or its state"):
         ema.step(ema.average[::-1])
     np.testing.assert_array_equal(w, np.arange(2000.0))
     ema.step(ema.average[::-1].copy())
