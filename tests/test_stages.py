@@ -614,3 +614,30 @@ def test_noise_that_falls_faster_than_numbers_do() -> None:
     assert first.all()
     opt.step(np.zeros(2))
     np.testing.assert_array_equal(opt.params, first)
+
+
+def test_what_is_said_of_a_clip_comes_before_what_it_learns() -> None:
+    """Factors that do not fit the gradients refuse the step, and nothing has been learnt from it."""
+
+    class Counting(schuss.AutoClip):
+        def factors(self, norms: Any, state: Any) -> Any:
+            super().factors(norms, state)
+            return np.ones(3)
+
+        def unit(self) -> Any:
+            return "tensor"
+
+    opt = schuss.SGD([np.ones(2), np.ones(2)], clip=Counting())
+    with pytest.raises(ValueError, match="broadcast"):
+        opt.step([np.ones(2), np.ones(2)])
+    assert opt._clipper.states[0]["written"] == 0
+    assert opt.t == 0
+
+
+@pytest.mark.filterwarnings("error")
+def test_norms_that_overflow_give_no_warning() -> None:
+    w = np.ones((2, 2))
+    opt = schuss.SGD(w, lr=1.0, centralize=True, clip=schuss.ClipNorm(1.0))
+    opt.step(np.array([[1.5e308, 1.0], [1.5e308, 1.5e308]]))
+    assert opt.last is not None
+    assert opt.last.norm == math.inf

@@ -437,12 +437,10 @@ class Clipper:
         with np.errstate(all="ignore"):
             for clip, state in zip(self.clips, states, strict=True):
                 norms.multiply(clip.factors(norms, state), clip.unit())
-        self.states = states
-        factors = norms.factors
-        if isinstance(factors, float) and not self.prepares:
-            self.report = factors, float(factors != 1)
-        else:
-            self.report = self._cut(norms, norm)
+            factors = norms.factors
+            single = isinstance(factors, float) and not self.prepares
+            report = (float(factors), float(factors != 1)) if single else self._cut(norms, norm)
+        self.states, self.report = states, report
         return np.atleast_1d(np.asarray(factors, np.float64))
 
     def take(self, states: list[dict[str, Floats]]) -> None:
@@ -454,8 +452,7 @@ class Clipper:
     def _cut(self, norms: Norms, before: float) -> tuple[float, float]:
         """Return by what the global norm was multiplied, and the share of units that were."""
         after = norms.total()
-        with np.errstate(all="ignore"):
-            ratio = after / before if before > 0 else 1.0
+        ratio = after / before if before > 0 else 1.0
         cut = np.asarray(norms.factors) != 1
         return ratio, float(cut.mean()) if cut.size else 0.0
 
