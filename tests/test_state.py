@@ -899,3 +899,20 @@ def test_last_is_of_the_last_step(anew: str) -> None:
         opt = schuss.EMA(opt)
     opt.step(grads)
     assert (opt.last.step, opt.last.lr, len(opt.last.hyperparameters)) == (opt.t - 1, 0.5, 1 + (anew == "add"))
+
+
+@pytest.mark.parametrize("option", ["clip", "noise", "decay"])
+def test_a_deep_copy_has_schedules_of_its_own_in_options(option: str) -> None:
+    plateau = schuss.schedules.Plateau(1.0)
+    options: dict[str, Any] = {
+        "clip": schuss.ClipNorm(plateau),
+        "noise": schuss.GradientNoise(plateau),
+        "decay": schuss.Decay(plateau),
+    }
+    opt = schuss.SGD(np.ones(2), lr=plateau, **{option: options[option]})
+    twin = copy.deepcopy(opt)
+    name = {"clip": "max_norm", "noise": "eta", "decay": "rate"}[option]
+    assert getattr(getattr(opt, option), name) is plateau
+    copied = getattr(getattr(twin, option), name)
+    assert copied is not plateau
+    assert copied is twin.lr  # what was one schedule still is

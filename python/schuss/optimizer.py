@@ -1214,7 +1214,8 @@ class Optimizer(_Typed):
         state = self.__getstate__()
         # With the memo: what refers to the same arrays, such as the model, refers to the copies.
         state["params"] = trees.map_leaves(lambda leaf: copy.deepcopy(leaf, memo), state["params"])
-        state["groups"], state["defaults"] = copy.deepcopy((state["groups"], state["defaults"]), memo)
+        for key in ("groups", "defaults", "options"):  # schedules of a clip have a state as well
+            state[key] = copy.deepcopy(state[key], memo)
         twin.__setstate__(state)
         return twin
 
