@@ -149,7 +149,7 @@ class Optimizer(_Typed):
         Let `l1` act after the step, as the soft threshold ``lr * l1`` (which makes zeros), and not on the gradient.
     centralize : bool
         Take the mean of every row (entry along the first axis) away from the gradients of arrays with more than one
-        dimension, before they are clipped. Yong et al. (2020), *Gradient Centralization*, https://arxiv.org/abs/2004.01461
+        dimension, before they are clipped; not for complex numbers. Yong et al. (2020), *Gradient Centralization*, https://arxiv.org/abs/2004.01461
     clip : Clip or sequence of them, optional
         Bounds of the gradients: `ClipNorm`, `ClipValue`, `ClipAdaptive`, `AutoClip`, `AdaGC`; applied in their order.
     noise : GradientNoise, optional
@@ -558,6 +558,11 @@ class Optimizer(_Typed):
                 raise BufferError(
                     f"{type(self).__name__}: params{path} is in Fortran order, but its rows must lie side by side for clip "
                     "or centralize; pass a C-contiguous array"
+                )
+            if self.centralize and leaf.dtype.kind == "c":
+                raise TypeError(
+                    f"{type(self).__name__}: params{path} is complex, and centralize would take one mean of real and imaginary "
+                    "parts; center the gradients before the step"
                 )
             if (box := boxes[i]) is not None:
                 self._plan.set_box(i, *box)

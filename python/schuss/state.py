@@ -39,9 +39,19 @@ def state_dict(optimizer: Optimizer) -> dict[str, Any]:
         "control": {
             "skips": list(optimizer._skips),
             "clips": [{key: each.tolist() for key, each in state.items()} for state in optimizer._clipper.states],
-            "schedules": [learnt(group) for group in optimizer._groups],
+            "schedules": [learnt(each) for each in (*optimizer._groups, schedules_around(optimizer))],
         },
     }
+
+
+def schedules_around(optimizer: Optimizer) -> dict[str, Any]:
+    """Return the schedules of clips, noise and decay by name."""
+    named: dict[str, Any] = {f"clip {i}": clip for i, clip in enumerate(optimizer._clipper.clips)}
+    named |= {"noise": optimizer.noise, "decay": optimizer.decay}
+    fields = {
+        f"{name} {key}": value for name, each in named.items() if each is not None for key, value in vars(each).items()
+    }
+    return {key: value for key, value in fields.items() if callable(value)}
 
 
 def learnt(group: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,7 +146,7 @@ class _Loader(Checks):
         writes = [*self.element_slots(order), *self.scalar_slots(order)]
         skips, clips, schedules = self.control(order, groups)
         present = [
-            group | {key: each for key, (each, _) in own.items()} for group, own in zip(groups, schedules, strict=True)
+            group | {key: each for key, (each, _) in own.items()} for group, own in zip(groups, schedules, strict=False)
         ]
         before, optimizer._groups = optimizer._groups, present
         try:
@@ -152,7 +162,7 @@ class _Loader(Checks):
                 target[...] = source
             optimizer._counts[...] = counts
             optimizer._skips, optimizer._clipper.states = skips, clips
-            for group, own in zip(groups, schedules, strict=True):
+            for group, own in zip([*groups, schedules_around(optimizer)], schedules, strict=True):
                 for key, (_, learnt) in own.items():
                     group[key].load_state_dict(learnt)
             same = {key: value for key, value in groups[0].items() if all(g[key] == value for g in groups)}
@@ -237,7 +247,10 @@ class _Loader(Checks):
     def control(
         self, order: list[int], groups: list[dict[str, Any]]
     ) -> tuple[list[int], list[dict[str, NDArray[np.float64]]], list[dict[str, tuple[Any, Any]]]]:
-        """Return skipped steps, what clips have learnt, and copies of stateful schedules with what they are to learn."""
+        """Return skipped steps, what clips have learnt, and copies of stateful schedules with what they are to learn.
+
+        The last of these are those around the rule; the others are the groups'.
+        """
         optimizer, control = self.optimizer, self.state["control"]
         self.require_keys("control", ("skips", "clips", "schedules"), control)
         skips = control["skips"]
@@ -259,6 +272,7 @@ class _Loader(Checks):
                         "the clips it was saved with"
                     )
                 array[...] = source[order] if key in clip.by_tensor else source
+        groups = [*groups, schedules_around(optimizer)]
         if not isinstance(control["schedules"], list | tuple) or len(control["schedules"]) != len(groups):
             raise self.fail("the state's schedules are not valid; pass a dict from state_dict()")
         schedules = []
