@@ -311,6 +311,10 @@ class Wrapper(_Typed):
         if self._busy.locked():
             raise self._is_busy()
 
+    def _require_own(self) -> None:
+        """Refuse what is about the weights of the run while they are not in place."""
+        self._check_idle()
+
     def _is_busy(self) -> RuntimeError:
         return RuntimeError(
             f"{type(self).__name__}: another thread is inside this optimizer; give each thread its own, or use a lock"
@@ -320,7 +324,7 @@ class Wrapper(_Typed):
 
     def eval(self) -> None:
         """Put the weights to be evaluated into the parameters, as the wrapped optimizer does, until `train`."""
-        self._check_idle()
+        self._require_own()
         self._optimizer.eval()
 
     def train(self) -> None:
@@ -330,7 +334,7 @@ class Wrapper(_Typed):
 
     def reset(self) -> None:
         """Forget everything learnt, at every level; parameters, hyper-parameters and arguments stay."""
-        self._check_idle()
+        self._require_own()
         self._optimizer.reset()
         self._begin()
         self._taken_over()
@@ -343,7 +347,7 @@ class Wrapper(_Typed):
         params : tree of arrays
             For an optimizer with groups, the list of the groups' trees.
         """
-        self._check_idle()
+        self._require_own()
         before = self._base._leaves
         over_parameters = [each for each in self._passes.values() if each._leaves[0] is before[0]]
         tree = self._base._tree
@@ -366,7 +370,7 @@ class Wrapper(_Typed):
         group : Group
             As for the wrapped optimizer.
         """
-        self._check_idle()
+        self._require_own()
         if self._arrays or self._passes:
             name = type(self).__name__
             raise ValueError(

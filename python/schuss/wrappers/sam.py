@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from schuss import trees
 from schuss.hyperparameters import NonNegative
 from schuss.passes import sam
 from schuss.wrapper import Wrapper
@@ -265,43 +264,12 @@ class SAM(Wrapper):
 
     def _require_own(self) -> None:
         """Refuse what is about the weights of the run while they are perturbed."""
+        super()._require_own()
         if self._moved is not None:
             raise RuntimeError(f"{type(self).__name__}: the weights are perturbed; call restore() first")
 
     def _taken_over(self) -> None:
         self._found = False
-
-    def eval(self) -> None:
-        """Put the weights to be evaluated into the parameters, as the wrapped optimizer does, until `train`."""
-        self._require_own()
-        super().eval()
-
-    def reset(self) -> None:
-        """Forget everything learnt, at every level; parameters, hyper-parameters and arguments stay."""
-        self._require_own()
-        super().reset()
-
-    def rebind(self, params: trees.Tree) -> None:
-        """Step other arrays of the same nesting, shapes and dtypes from now on, with the same state at every level.
-
-        Parameters
-        ----------
-        params : tree of arrays
-            For an optimizer with groups, the list of the groups' trees.
-        """
-        self._require_own()
-        super().rebind(params)
-
-    def add(self, group: Any) -> None:
-        """Add a group of parameters.
-
-        Parameters
-        ----------
-        group : Group
-            As for the wrapped optimizer.
-        """
-        self._require_own()
-        super().add(group)
 
     @property
     def state(self) -> dict[str, Any]:
