@@ -668,3 +668,13 @@ def test_stateful_schedules_around_the_rule_are_saved() -> None:
     other.load_state_dict(opt.state_dict())
     assert [each(0) for each in fresh] == [each(0) for each in plateaus]
     assert len({each(0) for each in fresh}) == 3
+
+
+def test_parameters_added_behind_a_wrapper() -> None:
+    base = schuss.SGD([schuss.Group(np.zeros(2))], lr=1.0)
+    opt = schuss.Rollback(schuss.EMA(base))
+    base.add(schuss.Group(np.zeros(3)))
+    with pytest.raises(RuntimeError, match=r"^EMA: the optimizer has got further parameters since it was wrapped; make a"):
+        opt.step([np.ones(2), np.ones(3)])
+    assert base.t == 0
+    assert not base.params[0].any()

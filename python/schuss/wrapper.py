@@ -203,6 +203,7 @@ class Wrapper(_Typed):
         self._numbers: dict[str, Any] = {}
         self._arrays: dict[str, list[NDArray[Any]]] = {}
         self._passes: dict[str, Any] = {}
+        self._tensors = len(self._base._leaves)
         self._prepare()
         self._begin()
 
@@ -294,7 +295,17 @@ class Wrapper(_Typed):
         """
         with self._alone():
             self._require_training()
+            self._require_tensors()
             self._advance(grads, **inputs)
+
+    def _require_tensors(self) -> None:
+        """Refuse an optimizer that was given further parameters behind the back of what keeps arrays beside them."""
+        for each in self._levels():
+            if len(self._base._leaves) != each._tensors and (each._arrays or each._passes):
+                name = type(each).__name__
+                raise RuntimeError(
+                    f"{name}: the optimizer has got further parameters since it was wrapped; make a new {name}"
+                )
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
