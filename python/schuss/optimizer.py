@@ -149,7 +149,8 @@ class Optimizer(_Typed):
         Let `l1` act after the step, as the soft threshold ``lr * l1`` (which makes zeros), and not on the gradient.
     centralize : bool
         Take the mean of every row (entry along the first axis) away from the gradients of arrays with more than one
-        dimension, before they are clipped; not for complex numbers. Yong et al. (2020), *Gradient Centralization*, https://arxiv.org/abs/2004.01461
+        dimension, before they are clipped; not for complex numbers. Yong et al. (2020), *Gradient Centralization*,
+        https://arxiv.org/abs/2004.01461
     clip : Clip or sequence of them, optional
         Bounds of the gradients: `ClipNorm`, `ClipValue`, `ClipAdaptive`, `AutoClip`, `AdaGC`; applied in their order.
     noise : GradientNoise, optional
