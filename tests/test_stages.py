@@ -674,7 +674,31 @@ def test_parameters_added_behind_a_wrapper() -> None:
     base = schuss.SGD([schuss.Group(np.zeros(2))], lr=1.0)
     opt = schuss.Rollback(schuss.EMA(base))
     base.add(schuss.Group(np.zeros(3)))
-    with pytest.raises(RuntimeError, match=r"^EMA: the optimizer has got further parameters since it was wrapped; make a"):
+    with pytest.raises(
+        RuntimeError, match=r"^EMA: the optimizer has got further parameters since it was wrapped; make a"
+    ):
         opt.step([np.ones(2), np.ones(3)])
     assert base.t == 0
     assert not base.params[0].any()
+
+
+def test_states_of_optimizers_with_other_clips() -> None:
+    """What a clip has learnt goes to one of its class; one that was not there begins, and one that is not is let go."""
+    learning, other = (
+        (lambda: schuss.SGD(np.zeros(2), clip=[schuss.AutoClip(50), schuss.AutoClip(10)])),
+        schuss.ClipNorm(1.0),
+    )
+    opt = learning()
+    for norm in (1.0, 2.0):
+        opt.step(np.array([norm, 0.0]))
+    state = opt.state_dict()
+    schuss.SGD(np.zeros(2), clip=other).load_state_dict(state)
+    schuss.SGD(np.zeros(2)).load_state_dict(state)
+    fresh = learning()
+    fresh.load_state_dict(schuss.SGD(np.zeros(2)).state_dict())
+    assert all(each["written"][0] == 0 for each in fresh._clipper.states)
+    fresh.load_state_dict(state)
+    assert [each["norms"][:2].tolist() for each in fresh._clipper.states] == [[1.0, 2.0], [1.0, 1.5]]
+    state["control"]["clips"]["AutoClip"]["norms"] = [math.nan] * 1000
+    with pytest.raises(schuss.StateError, match=r"^SGD: the state's norms of AutoClip must be 1000 numbers; make the"):
+        fresh.load_state_dict(state)

@@ -14,6 +14,7 @@ from schuss import _core, checkpoint, memory
 from schuss.optimizer import StateError
 
 if TYPE_CHECKING:
+    from schuss.clipping import Clip, Clipper
     from schuss.optimizer import Optimizer
 
 FORMAT = 1
@@ -38,10 +39,23 @@ def state_dict(optimizer: Optimizer) -> dict[str, Any]:
         "scalars": {name: optimizer._scalars[:, j].copy() for j, name in enumerate(optimizer._scalar_slots)},
         "control": {
             "skips": list(optimizer._skips),
-            "clips": [{key: each.tolist() for key, each in state.items()} for state in optimizer._clipper.states],
+            "clips": {
+                name: {key: each.tolist() for key, each in state.items()}
+                for name, (_, state) in clips_that_learn(optimizer._clipper).items()
+            },
             "schedules": [learnt(each) for each in (*optimizer._groups, schedules_around(optimizer))],
         },
     }
+
+
+def clips_that_learn(clipper: Clipper) -> dict[str, tuple[Clip, dict[str, NDArray[np.float64]]]]:
+    """Return the clips that have a state, and it, by their classes' names, numbered where there are several of one."""
+    found: dict[str, tuple[Clip, dict[str, NDArray[np.float64]]]] = {}
+    for clip, state in zip(clipper.clips, clipper.states, strict=True):
+        name = type(clip).__name__
+        if state:
+            found[name if name not in found else f"{name} {len(found) + 1}"] = clip, state
+    return found
 
 
 def schedules_around(optimizer: Optimizer) -> dict[str, Any]:
@@ -257,19 +271,21 @@ class _Loader(Checks):
         if not (isinstance(skips, list | tuple) and len(skips) == 2 and all(type(n) is int and n >= 0 for n in skips)):
             raise self.fail("the state's counts of skipped steps are not valid; there must be two whole numbers")
         clipper, learnt = optimizer._new_clipper(), control["clips"]
-        if not isinstance(learnt, list | tuple) or len(learnt) != len(clipper.states):
-            raise self.fail("the state was saved with other clips; make the optimizer with the clips it was saved with")
-        for clip, ours, theirs in zip(clipper.clips, clipper.states, learnt, strict=True):
-            self.require_keys(f"{type(clip).__name__}", ours, theirs)
+        if not isinstance(learnt, Mapping):
+            raise self.fail("the state's clips are not valid; pass a dict from state_dict()")
+        for name, (clip, ours) in clips_that_learn(clipper).items():
+            if name not in learnt:  # it begins here
+                continue
+            self.require_keys(name, ours, learnt[name])
             for key, array in ours.items():
                 try:
-                    source = np.array(theirs[key], np.float64)
+                    source = np.array(learnt[name][key], np.float64)
                 except (TypeError, ValueError):
                     source = np.zeros(0)
-                if source.shape != array.shape:
+                if source.shape != array.shape or np.isnan(source).any():
                     raise self.fail(
-                        f"the state's {key} of {type(clip).__name__} must be {len(array)} numbers; make the optimizer with "
-                        "the clips it was saved with"
+                        f"the state's {key} of {name} must be {len(array)} numbers; make the optimizer with the clips it was "
+                        "saved with"
                     )
                 array[...] = source[order] if key in clip.by_tensor else source
         groups = [*groups, schedules_around(optimizer)]
