@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 from typing import TYPE_CHECKING, Any
 
-from schuss import _core, clipping, math, schedules
+from schuss import _core, clipping, math
 from schuss._runtime import configure, get_num_threads, instruction_sets, set_num_threads, show_runtime, use_isa
 from schuss.clipping import AdaGC, AutoClip, ClipAdaptive, ClipNorm, ClipValue
 from schuss.optimizer import Group, Optimizer, StateError, StepInfo
@@ -19,7 +19,7 @@ from schuss.stages import Decay, GradientNoise, Skip
 from schuss.wrappers import __path__ as _wrappers_folder
 
 if TYPE_CHECKING:
-    from schuss import aggregation
+    from schuss import aggregation, schedules
     from schuss.checkpoint import CheckpointError
     from schuss.insight import GradientNoiseScale, gradient_noise_scale
     from schuss.masks import DropoutMask, dropout
@@ -124,7 +124,7 @@ def wrappers() -> dict[str, type[Wrapper]]:
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("aggregation", "catalogue", "constraints", "optimizer", "reference", "wrapper"):
+    if name in ("aggregation", "catalogue", "constraints", "optimizer", "reference", "schedules", "wrapper"):
         return importlib.import_module(f"schuss.{name}")
     if name in _LAZY:
         globals()[name] = value = getattr(importlib.import_module(f"schuss.{_LAZY[name]}"), name)

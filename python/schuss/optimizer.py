@@ -18,13 +18,14 @@ from numpy.typing import DTypeLike, NDArray
 from schuss import _core, memory, trees
 from schuss._runtime import checked_threads
 from schuss.clipping import Clip, Clipper, as_clips
-from schuss.constraints import Constraint, Projection
-from schuss.constraints import checked as checked_bounds
 from schuss.hyperparameters import Domain, Hyperparameter, NonNegative, Schedule, as_float
 from schuss.stages import Decay, GradientNoise, Skip
 
 if TYPE_CHECKING:
+    from schuss.constraints import Constraint, Projection
     from schuss.insight import Explanation
+else:
+    Constraint = Any  # imported where one is given: annotations are read when a class is made
 
 _POLICIES = ("propagate", "raise", "skip")
 
@@ -341,7 +342,9 @@ class Optimizer(_Typed):
         if options["threads"] is not None:
             options["threads"] = checked_threads(f"{name}: threads", options["threads"])
         if options["bounds"] is not None:
-            checked_bounds(name, options["bounds"])
+            from schuss.constraints import checked
+
+            checked(name, options["bounds"])
         self._state_dtype = memory.checked_dtype(f"{name}: state_dtype", options["state_dtype"], options["dtype"])
         vars(self).update(options)
 
@@ -616,8 +619,10 @@ class Optimizer(_Typed):
         """Return the constraint of every tensor."""
         if self.bounds is None:
             return [None] * len(self._leaves)
+        from schuss.constraints import checked
+
         name = type(self).__name__
-        bounds = checked_bounds(name, self.bounds)
+        bounds = checked(name, self.bounds)
         patterns = bounds if isinstance(bounds, dict) else {"*": bounds}
         chosen = trees.by_name(f"{name}: bounds", patterns, self._names())
         return [None if key is None else patterns[key] for key in chosen]
