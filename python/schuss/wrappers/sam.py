@@ -259,12 +259,15 @@ class SAM(Wrapper):
     # ---- what cannot be had of perturbed weights ---------------------------------------------------------------------
 
     def _require_training(self) -> None:
-        self._require_own()
+        self._require_unperturbed()
         super()._require_training()
 
     def _require_own(self) -> None:
-        """Refuse what is about the weights of the run while they are perturbed."""
         super()._require_own()
+        self._require_unperturbed()
+
+    def _require_unperturbed(self) -> None:
+        """Refuse what is about the weights of the run while they are perturbed."""
         if self._moved is not None:
             raise RuntimeError(f"{type(self).__name__}: the weights are perturbed; call restore() first")
 
