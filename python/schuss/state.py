@@ -271,7 +271,7 @@ class _Loader(Checks):
         if not (isinstance(skips, list | tuple) and len(skips) == 2 and all(type(n) is int and n >= 0 for n in skips)):
             raise self.fail("the state's counts of skipped steps are not valid; there must be two whole numbers")
         clipper, learnt = optimizer._new_clipper(), control["clips"]
-        if not isinstance(learnt, Mapping):
+        if not isinstance(learnt, Mapping) or not all(isinstance(each, Mapping) for each in learnt.values()):
             raise self.fail("the state's clips are not valid; pass a dict from state_dict()")
         for name, (clip, ours) in clips_that_learn(clipper).items():
             if name not in learnt:  # it begins here
