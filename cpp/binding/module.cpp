@@ -48,15 +48,16 @@ public:
     }
 
     int step(const py::handle& gradients, const py::typing::Tuple<py::object, py::ellipsis>& inputs,
-             const std::vector<double>& given, double scale, const py::object& factors) {
+             const std::vector<double>& given, double scale, const py::object& factors, const py::object& work) {
         const Busy busy(*this);
         plan_.set_given(given);
         const Index n = plan_.tensors();
         elements_ = 0;
         // Where other code runs before the step ends, it may take the gradients out of their tree.
         const Held held(leaves_held_);
-        holds_leaves_ = !factors.is_none() || all_elements_ > short_step;
+        holds_leaves_ = !factors.is_none() || !work.is_none() || all_elements_ > short_step;
         scalars_held_.clear();
+        work_held_.clear();
         for (Index i = 0; i < n; ++i) {
             plan_.set_active(i, true);
             check_parameter(i);
@@ -71,12 +72,20 @@ public:
         without_gil(elements_, [&] {
             plan_.begin(options_, scale);
             if (reads) outcome = plan_.measure(options_);
-            if (outcome.status == Outcome::Status::done && factors.is_none()) plan_.step(options_);
+            if (outcome.status == Outcome::Status::done && factors.is_none() && work.is_none()) plan_.step(options_);
         });
-        if (outcome.status == Outcome::Status::done && !factors.is_none()) {
+        if (outcome.status == Outcome::Status::done && !(factors.is_none() && work.is_none())) {
             deciding_ = true;
             const Decided decided(*this);
-            plan_.set_factors(options_, factors(outcome.norm, std::abs(scale)).cast<std::vector<double>>());
+            if (!factors.is_none())
+                plan_.set_factors(options_, factors(outcome.norm, std::abs(scale)).cast<std::vector<double>>());
+            if (!work.is_none()) {
+                work(0);
+                for (int k = 0; k < plan_.passes(); ++k) {
+                    without_gil(elements_, [&] { plan_.pass(options_, k); });
+                    work(k + 1);
+                }
+            }
             without_gil(elements_, [&] { plan_.step(options_); });
         }
         nonfinite_tensor_ = outcome.nonfinite_tensor;
@@ -115,6 +124,34 @@ public:
         std::vector<bool> all;
         for (Index i = 0; i < plan_.tensors(); ++i) all.push_back(plan_.active(i));
         return all;
+    }
+
+    /// For `work`, which `step` calls with the number of sweeps done: the arrays and numbers of a tensor.
+    void set_work(Index tensor, int slot, const py::array& array) {
+        require_deciding();
+        work_held_.push_back(array);
+        plan_.set_work(tensor, slot, static_cast<std::byte*>(const_cast<void*>(array.data())));
+    }
+
+    void set_numbers(Index tensor, const std::vector<double>& numbers) {
+        require_deciding();
+        plan_.set_numbers(tensor, numbers);
+    }
+
+    /// What rows and columns added up to in the last sweep, one row of the results per term.
+    std::pair<py::array_t<double>, py::array_t<double>> folded(Index tensor) const {
+        require_deciding();
+        const Plan::Folded& found = plan_.folded(tensor);
+        const auto array = [&](const std::vector<double>& values) {
+            const py::ssize_t terms = std::max<py::ssize_t>(1, py::ssize_t(found.terms));
+            return py::array_t<double>({terms, py::ssize_t(values.size()) / terms}, values.data());
+        };
+        return {array(found.rows), array(found.columns)};
+    }
+
+    void set_matrix(Index tensor, bool matrix, Index rows, Index columns) {
+        const Busy busy(*this);
+        plan_.set_matrix(tensor, matrix, rows, columns);
     }
 
     void set_stage(double limit, bool centred, double spread, std::uint64_t noise_seed, bool cautious, double average) {
@@ -345,7 +382,7 @@ private:
     std::string owner_;
     Tree tree_;
     std::vector<std::string> paths_;
-    std::vector<py::object> parameters_, scalars_held_, leaves_held_;
+    std::vector<py::object> parameters_, scalars_held_, leaves_held_, work_held_;
     std::vector<std::vector<py::object>> state_;
     py::array_t<double> scalars_;
     py::array_t<std::int64_t> counts_;
@@ -385,17 +422,33 @@ py::typing::Dict<py::str, py::object> rules() {
     for (int r = 0; r < rule_count(); ++r) {
         const Rule& rule = *registry().front().rules[r];
         py::dict kernels;
+        const unsigned matrix = rule.shaped ? 1U << (rule.flag_count - 1) : 0U;
         for (int v = 0; v < rule.count; ++v) {
             const Compiled& each = rule.variant[v];
+            if (matrix != 0 && (each.flags & matrix) != 0) continue;
+            // A tensor that is stepped as a matrix may have other slots: all are listed, and which of them either has.
+            const Compiled* other = &each;
+            for (int w = 0; w < rule.count; ++w)
+                if (rule.variant[w].flags == (each.flags | matrix)) other = &rule.variant[w];
             const Operands& operands = each.operands;
+            const char* slot[max_slots];
+            for (int s = 0; s < operands.slots; ++s) slot[s] = each.slot[s] ? each.slot[s] : other->slot[s];
+            const int state = operands.slots - operands.first_state();
             kernels[py::int_(each.flags)] = py::dict(
                 "kind"_a = each.kind, "scope"_a = scope_name(each.scope), "hyper"_a = names(each.hyper, each.hypers),
-                "given"_a = names(each.given, each.givens), "inputs"_a = names(each.slot, operands.inputs),
-                "draws"_a = names(each.slot + operands.inputs, operands.draws),
-                "state"_a = names(each.slot + operands.first_state(), operands.slots - operands.first_state()),
-                "scalars"_a = names(each.scalar, each.scalars), "sweeps"_a = each.sweeps);
+                "given"_a = names(each.given, each.givens), "inputs"_a = names(slot, operands.inputs),
+                "draws"_a = names(slot + operands.inputs, operands.draws),
+                "work"_a = names(slot + operands.first_work(), operands.work),
+                "rows"_a = names(slot + operands.first_row(), operands.rows),
+                "columns"_a = names(slot + operands.first_column(), operands.columns),
+                "state"_a = names(slot + operands.first_state(), state),
+                "plain"_a = names(each.slot + operands.first_state(), state),
+                "matrix"_a = names(other->slot + operands.first_state(), state),
+                "scalars"_a = names(each.scalar, each.scalars), "sweeps"_a = other->sweeps,
+                "passes"_a = py::make_tuple(each.passes, other->passes));
         }
-        all[rule.name] = py::dict("index"_a = r, "flags"_a = names(rule.flag, rule.flag_count), "kernels"_a = kernels);
+        all[rule.name] = py::dict("index"_a = r, "flags"_a = names(rule.flag, rule.flag_count - rule.shaped),
+                                  "shaped"_a = rule.shaped, "kernels"_a = kernels);
     }
     return all;
 }
@@ -426,7 +479,14 @@ PYBIND11_MODULE(_core, m) {
              py::arg("parameters"), py::arg("group_of"), py::arg("groups"), py::arg("streams"), py::arg("state"),
              py::arg("scalars").noconvert(), py::arg("counts").noconvert(), py::arg("uint16_is_bfloat16"))
         .def("step", &Binding::step, py::arg("gradients"), py::arg("inputs"), py::arg("given"), py::arg("scale"),
-             py::arg("factors"), "Step once; 0 done, 1 skipped, 2 refused for a non-finite gradient.")
+             py::arg("factors"), py::arg("work"), "Step once; 0 done, 1 skipped, 2 refused for a non-finite gradient.")
+        .def("set_matrix", &Binding::set_matrix, py::arg("tensor"), py::arg("matrix"), py::arg("rows"),
+             py::arg("columns"), "Say of which matrices a tensor is made, and whether it is stepped as such.")
+        .def("set_work", &Binding::set_work, py::arg("tensor"), py::arg("slot"), py::arg("array").noconvert(),
+             "Within a step: give a tensor an array for the work between sweeps.")
+        .def("set_numbers", &Binding::set_numbers, py::arg("tensor"), py::arg("numbers"),
+             "Within a step: tell a tensor's rule what the work has led to.")
+        .def("folded", &Binding::folded, py::arg("tensor"), "Within a step: what rows and columns added up to.")
         .def("squares", &Binding::squares, "Within a step: sums of squares of every unit's gradient, and their scale.")
         .def("norms", &Binding::norms, py::arg("norm"), py::arg("power"), py::arg("scale"), py::arg("weights"),
              "Within a step: the sums of a norm of every unit, of gradients or weights.")

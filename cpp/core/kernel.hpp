@@ -13,6 +13,8 @@ constexpr int max_slots = 12;  ///< inputs and element slots of one rule
 constexpr int max_sums = 8;    ///< sums of all sweeps of one rule
 constexpr int max_scalars = 24;
 constexpr int max_given = 4;
+constexpr int max_passes = 4;   ///< sweeps of a rule over matrices before the one that writes
+constexpr int max_numbers = 4;  ///< that come from the work between them, per tensor
 
 /// Elements in a chunk, the unit of work: 64 KiB of float32 per operand, so that the four operands of Adam stay in a
 /// 512 KiB L2 between two sweeps, and 1,221 chunks share 20 M elements evenly.
@@ -20,6 +22,8 @@ constexpr std::int64_t chunk_size = 16384;
 /// Elements that pass through L1 scratch at a time where a stage is asked for. (Measured with AVX2: with blocks of 128,
 /// 256, 512 AdamW takes 1.06, 0.96, 0.75 ns an element in float16; with l2 in float32 0.70 with 128 and 0.54 with 512.)
 constexpr int block_size = 512;
+/// Rows of a tile whose columns are added up: their sums are a 16th of the tile's memory at most.
+constexpr int tile_rows = 16;
 /// Elements whose terms a sweep that reads computes before it adds them up: 4 KiB of L1 per sum.
 constexpr int read_size = 512;
 /// Partial sums kept side by side: part of the arithmetic contract, the same on every instruction set.
@@ -76,6 +80,15 @@ struct Tensor {
     std::int64_t row;                    ///< elements per entry of the first axis; all of a vector
     const double *row_mean, *row_scale;  ///< of the gradient's rows; null: 0 and 1
     Operand anchor, average;             ///< where weights decay to (null: to 0), and their running average
+    std::int64_t matrix_rows, columns;   ///< of each of the matrices that lie in the tensor one after the other
+    double number[max_numbers];
+};
+
+/// Some rows of a matrix, or some elements of one row.
+struct Tile {
+    std::int64_t tensor, first, rows, columns;
+    std::int64_t row_partial, row_stride;  ///< where the sums of the first row go, and how far those of the next are
+    std::int64_t column_partial;
 };
 
 /// A run of elements of one tensor. Its unit is what a sum runs over: a row, a tensor, or all tensors.
@@ -100,11 +113,21 @@ struct Block {
 /// What is added up: x, |x|, x^2, |x|^power; of |x| also the largest.
 enum class Norm : std::uint8_t { sum, absolute, squares, powers, largest };
 
-/// How a rule's operands follow one another in a tensor's slots.
+/// How a rule's operands follow one another in a tensor's slots: arrays from the caller, blocks of normal numbers,
+/// arrays for the work between sweeps, numbers per row and per column that come from it, the state.
 struct Operands {
-    int inputs, draws, slots;  ///< arrays from the caller, blocks of normal numbers, all with the state after them
+    int inputs, draws, work, rows, columns, slots;
 
-    constexpr int first_state() const { return inputs + draws; }
+    constexpr int first_work() const { return inputs + draws; }
+    constexpr int first_row() const { return first_work() + work; }
+    constexpr int first_column() const { return first_row() + rows; }
+    constexpr int first_state() const { return first_column() + columns; }
+};
+
+/// What a sweep over matrices adds up: so many numbers for every row and, where asked for, for every column.
+struct Fold {
+    int terms;
+    bool columns, largest;  ///< the largest instead of the sum
 };
 
 /// The loops that know nothing of rules, compiled once per instruction set and type.
@@ -126,7 +149,8 @@ struct Job {
     double* sums;      ///< per unit: the sums of all sweeps done so far, each sweep's with those across rows after them
     double* partials;  ///< per chunk or row: the sums of its sweep
     double* scalars;   ///< per unit: the slots with one value per unit
-    int sweep;         ///< of shared units
+    int sweep;         ///< of shared units, and of matrices
+    double* columns;   ///< per tile: what its columns add up to
 };
 
 /// Runs over chunks [begin, end): all sweeps of the units that these chunks make up, one sweep of shared units, or the
@@ -134,6 +158,9 @@ struct Job {
 using Sweep = void (*)(const Job&, std::int64_t begin, std::int64_t end);
 /// Writes the scalar slots of units [begin, end) after the last sweep.
 using Commit = void (*)(const Job&, const Call&, std::int64_t begin, std::int64_t end);
+
+/// One sweep over tiles [begin, end).
+using Pass = void (*)(const Job&, const Tile* begin, const Tile* end);
 
 enum class Scope : std::uint8_t { element, row, tensor, all };
 
@@ -155,11 +182,17 @@ struct Compiled {
     /// For float and double; single sweeps, and the additions after them, only where there are sums.
     Sweep whole[2], sweep[2], combine[2];
     Commit commit[2];
+    /// Of a rule over matrices, in place of the above: its sweeps, of which the last one writes.
+    int passes, numbers;
+    Fold fold[max_passes];
+    Pass pass[2];
 };
 
 struct Rule {
     const char* name;
     int count, flag_count;
+    bool shaped;  ///< the last flag is no matter of construction: it says of each tensor whether it is stepped as a
+                  ///< matrix
     const char* flag[4];
     const Compiled* variant;  ///< `count` combinations of its construction flags
 };

@@ -15,6 +15,9 @@ namespace {
 /// A thread gets at least this many elements: less is done sooner than a sleeping thread wakes up.
 constexpr Index grain = 16384;
 
+/// Of the sweeps over matrices, the one that writes.
+constexpr int last_sweep = -1;
+
 bool computes_in_double(const View& parameter) {
     return parameter.dtype == Dtype::float64;
 }
@@ -75,6 +78,8 @@ Plan::Plan(int rule, unsigned flags, std::vector<View> parameters, std::vector<i
         tensor.rows = view.shape.size() > 1 ? double(view.shape[0]) : 0;
         tensor.row = view.elements() / std::max<Index>(1, view.shape.size() > 1 ? view.shape[0] : 1);
         tensor.stage = &stage_;
+        tensor.matrix_rows = 1;
+        tensor.columns = std::max<Index>(1, view.elements());
         for (int s = compiled.operands.first_state(); s < compiled.operands.slots; ++s) {
             const View& slot = state[at(s - compiled.operands.first_state())][i];
             tensor.slot[s] = {slot.data, nullptr, slot.dtype};
@@ -107,6 +112,7 @@ Plan::Plan(int rule, unsigned flags, std::vector<View> parameters, std::vector<i
             sizes_[at(unit_.first[i] + unit)] = double(bound_[i].elements() / unit_.of[i]);
     partials_.assign(at(cut_.partials * compiled.partial_stride), 0.0);
     sums_.assign(at(unit_.count * compiled.sums), 0.0);
+    variant_of_.assign(n, variant_);
 }
 
 /// Tensors, or their entries along the first axis, numbered in the caller's order.
@@ -169,6 +175,7 @@ void Plan::select(const Options& options) {
     selected_ = active_;
     selected_threads_ = threads_allowed(options);
 
+    cut_tiles();
     Index elements = 0;
     for (std::size_t i = 0; i < bound_.size(); ++i) elements += active_[i] ? bound_[i].elements() : 0;
     const int threads = threads_for(elements, options);
@@ -485,11 +492,12 @@ void Plan::step(const Options& options) {
     const Compiled& compiled = rule();
     make_calls(options);
 
+    if (compiled.pass[0]) over_tiles(options, last_sweep);
     const AllStages& stages = *isa().stages;
     const auto job = [&](const Run& run, int sweep, int is_double) {
         const void* const typed = is_double ? static_cast<const void*>(&stages.float64) : &stages.float32;
-        return Job{tensor_.data(), run.chunk.data(), typed,    sizes_.data(),
-                   sums_.data(),   partials_.data(), scalars_, sweep};
+        return Job{tensor_.data(),   run.chunk.data(), typed, sizes_.data(), sums_.data(),
+                   partials_.data(), scalars_,         sweep, nullptr};
     };
     for (const Run& run : shared_) {
         int sums_before = 0;
@@ -507,9 +515,10 @@ void Plan::step(const Options& options) {
             }
         }
     }
-    over_chunks(own_, options, [&](Index begin, Index end, int is_double) {
-        compiled.whole[is_double](job(own_, 0, is_double), begin, end);
-    });
+    if (compiled.whole[0])
+        over_chunks(own_, options, [&](Index begin, Index end, int is_double) {
+            compiled.whole[is_double](job(own_, 0, is_double), begin, end);
+        });
 
     bool first = true;
     for (std::size_t i = 0; i < bound_.size(); ++i) {
@@ -523,6 +532,162 @@ void Plan::step(const Options& options) {
         ++counts_[i];
     }
     ++counts_[bound_.size()];
+}
+
+// ---- matrices
+// --------------------------------------------------------------------------------------------------------
+
+const Compiled& Plan::rule_of(Index tensor) const {
+    return isa().rules[rule_]->variant[variant_of_[at(tensor)]];
+}
+
+void Plan::set_matrix(Index tensor, bool matrix, Index rows, Index columns) {
+    const Rule& compiled = *isa().rules[rule_];
+    const View& view = bound_.at(at(tensor));
+    if (rows < 1 || columns < 1 || (view.elements() > 0 && view.elements() % (rows * columns) != 0))
+        throw std::invalid_argument("the tensor is not made of such matrices");
+    tensor_[at(tensor)].matrix_rows = rows;
+    tensor_[at(tensor)].columns = columns;
+    const unsigned flags = rule().flags | (compiled.shaped && matrix ? 1U << (compiled.flag_count - 1) : 0U);
+    for (int v = 0; v < compiled.count; ++v)
+        if (compiled.variant[v].flags == flags) variant_of_[at(tensor)] = at(v);
+    tiles_of_.clear();
+    selected_.clear();
+}
+
+/// Cuts matrices into tiles of whole rows where these are short, and lists those of the active tensors.
+void Plan::cut_tiles() {
+    if (!rule().pass[0]) return;
+    if (tiles_of_.empty()) {
+        tiles_of_.resize(bound_.size());
+        row_partials_ = column_partials_ = 0;
+        for (std::size_t i = 0; i < bound_.size(); ++i) {
+            const Tensor& tensor = tensor_[i];
+            const Index width = std::min(tensor.columns, chunk_size), across = (tensor.columns + width - 1) / width;
+            const Index height = std::max<Index>(4 * chunk_size / width, tile_rows);
+            const Index all_rows = bound_[i].elements() / tensor.columns;
+            for (Index row = 0; row < all_rows;) {
+                const Index end = std::min(row + height, (row / tensor.matrix_rows + 1) * tensor.matrix_rows);
+                for (Index k = 0; k < across; ++k) {
+                    const Index columns = std::min(width, tensor.columns - k * width);
+                    tiles_of_[i].push_back({Index(i), row * tensor.columns + k * width, end - row, columns,
+                                            row_partials_ + row * across + k, across, column_partials_});
+                    column_partials_ += columns;
+                }
+                row = end;
+            }
+            row_partials_ += all_rows * across;
+        }
+    }
+    tile_.clear();
+    tile_before_.assign(1, 0);
+    for (const Index i : order_)
+        for (const Tile& tile : tiles_of_[at(i)]) {
+            if (!active_[at(i)]) break;
+            tile_.push_back(tile);
+            tile_before_.push_back(tile_before_.back() + tile.rows * tile.columns);
+        }
+}
+
+/// Runs a sweep over the tiles of the active tensors, each with the sweeps that it has.
+void Plan::over_tiles(const Options& options, int sweep) {
+    const Index tiles = Index(tile_.size()), elements = tile_before_.back();
+    if (tiles == 0) return;
+    const AllStages& stages = *isa().stages;
+    parallel(threads_for(elements, options), options.flush_subnormals, [&](int thread, int of) {
+        const auto edge = [&](int k) {
+            if (k == of) return tiles;
+            const auto found = std::lower_bound(tile_before_.begin(), tile_before_.end(), elements * k / of);
+            return std::min(Index(found - tile_before_.begin()), tiles);
+        };
+        const auto kernel_of = [&](Index tile) {
+            const Index tensor = tile_[at(tile)].tensor;
+            return std::pair(&rule_of(tensor), computes_in_double(bound_[at(tensor)]));
+        };
+        for (Index begin = edge(thread), end, last = edge(thread + 1); begin < last; begin = end) {
+            const auto [compiled, is_double] = kernel_of(begin);
+            for (end = begin + 1; end < last && kernel_of(end) == std::pair(compiled, is_double);) ++end;
+            if (sweep >= compiled->passes) continue;
+            const void* const typed = is_double ? static_cast<const void*>(&stages.float64) : &stages.float32;
+            const Job job{tensor_.data(),
+                          nullptr,
+                          typed,
+                          nullptr,
+                          nullptr,
+                          partials_.data(),
+                          nullptr,
+                          sweep == last_sweep ? compiled->passes : sweep,
+                          column_sums_.data()};
+            compiled->pass[is_double](job, tile_.data() + begin, tile_.data() + end);
+        }
+    });
+}
+
+/// Adds the tiles' sums up, in their order, which no number of threads changes.
+void Plan::add_up(int number) {
+    for (std::size_t i = 0; i < bound_.size(); ++i) {
+        const Compiled& compiled = rule_of(Index(i));
+        if (!active_[i] || number >= compiled.passes) continue;
+        const Fold& fold = compiled.fold[number];
+        Folded& folded = folded_[i];
+        folded.terms = fold.terms;
+        const Tensor& tensor = tensor_[i];
+        const Index rows = bound_[i].elements() / tensor.columns;
+        const Index columns = rows / tensor.matrix_rows * tensor.columns;
+        folded.rows.assign(at(fold.terms * rows), 0.0);
+        folded.columns.assign(at(fold.columns ? fold.terms * columns : 0), 0.0);
+        const auto join = [&](double& sum, double part) {
+            if (fold.largest)
+                sum = part > sum || part != part ? part : sum;
+            else
+                sum += part;
+        };
+        for (const Tile& tile : tiles_of_[i]) {
+            const Index row = tile.first / tensor.columns, column = tile.first % tensor.columns;
+            for (Index k = 0; k < fold.terms; ++k) {
+                for (Index r = 0; r < tile.rows; ++r)
+                    join(folded.rows[at(k * rows + row + r)],
+                         partials_[at((tile.row_partial + r * tile.row_stride) * fold.terms + k)]);
+                if (!fold.columns) continue;
+                double* const to =
+                    &folded.columns[at(k * columns + row / tensor.matrix_rows * tensor.columns + column)];
+                const double* const from = &column_sums_[at(tile.column_partial * fold.terms + k * tile.columns)];
+                for (Index j = 0; j < tile.columns; ++j) join(to[j], from[j]);
+            }
+        }
+    }
+}
+
+int Plan::passes() const {
+    int most = 0;
+    for (std::size_t i = 0; i < bound_.size(); ++i)
+        if (active_[i]) most = std::max(most, rule_of(Index(i)).passes);
+    return most;
+}
+
+void Plan::pass(const Options& options, int number) {
+    if (number == 0) make_calls(options);
+    int terms = 0;
+    bool columns = false;
+    for (std::size_t i = 0; i < bound_.size(); ++i) {
+        const Fold& fold = rule_of(Index(i)).fold[number];
+        terms = std::max(terms, fold.terms);
+        columns = columns || fold.columns;
+    }
+    partials_.resize(std::max(partials_.size(), at(terms * row_partials_)));
+    if (columns) column_sums_.resize(std::max(column_sums_.size(), at(terms * column_partials_)));
+    folded_.resize(bound_.size());
+    over_tiles(options, number);
+    if (terms > 0) add_up(number);
+}
+
+void Plan::set_work(Index tensor, int slot, std::byte* data) {
+    const Dtype compute = computes_in_double(bound_.at(at(tensor))) ? Dtype::float64 : Dtype::float32;
+    tensor_[at(tensor)].slot[rule().operands.first_work() + slot] = {data, nullptr, compute};
+}
+
+void Plan::set_numbers(Index tensor, const std::vector<double>& numbers) {
+    std::copy_n(numbers.begin(), std::min(numbers.size(), at(max_numbers)), tensor_.at(at(tensor)).number);
 }
 
 }  // namespace schuss

@@ -56,6 +56,10 @@ public:
     Index tensors() const { return Index(bound_.size()); }
     const View& parameter(Index tensor) const { return bound_[std::size_t(tensor)]; }
 
+    /// For rules over matrices: whether a tensor is stepped as such, and the rows and columns of each of the matrices
+    /// that lie in it one after the other.
+    void set_matrix(Index tensor, bool matrix, Index rows, Index columns);
+
     Plan(const Plan&) = delete;  // tensors point to the stage
     Plan& operator=(const Plan&) = delete;
 
@@ -105,6 +109,19 @@ public:
     /// Steps the active tensors.
     void step(const Options& options);
 
+    /// The sweeps over matrices before that, with work in between: how many there are, one of them, the arrays (of the
+    /// compute type, in the parameter's memory order) and numbers that the work is done on, and what rows and columns
+    /// add up to.
+    int passes() const;
+    void pass(const Options& options, int number);
+    void set_work(Index tensor, int slot, std::byte* data);
+    void set_numbers(Index tensor, const std::vector<double>& numbers);
+    struct Folded {
+        Index terms = 0;
+        std::vector<double> rows, columns;  ///< all of the first term, then those of the next
+    };
+    const Folded& folded(Index tensor) const { return folded_.at(std::size_t(tensor)); }
+
 private:
     struct Interval {
         const std::byte *low, *high;
@@ -152,6 +169,10 @@ private:
     void over_chunks(const Run& run, const Options& options, const Body& body) const;
     void make_calls(const Options& options);
     void combine(int sweep, int sums_before);
+    const Compiled& rule_of(Index tensor) const;
+    void cut_tiles();
+    void over_tiles(const Options& options, int sweep);
+    void add_up(int number);
 
     int rule_;
     std::size_t variant_ = 0;
@@ -173,6 +194,14 @@ private:
     std::vector<char> selected_;
     Index selected_threads_ = 0;  ///< the active tensors and the threads allowed, for which the runs were made
     Units unit_;                  ///< of the rule's sums
+
+    std::vector<std::size_t> variant_of_;      ///< per tensor, of rules over matrices
+    std::vector<std::vector<Tile>> tiles_of_;  ///< per tensor; empty until the first step
+    std::vector<Tile> tile_;                   ///< of the active tensors
+    std::vector<Index> tile_before_;           ///< elements before each of them
+    Index row_partials_ = 0, column_partials_ = 0;
+    std::vector<double> column_sums_;
+    std::vector<Folded> folded_;
 
     Stage stage_;
     std::vector<double> squares_, factors_, means_, row_factors_;

@@ -1,7 +1,7 @@
 /// Rules of one sweep: each element is stepped by itself.
 #pragma once
 
-#include "kernels/sweep.hpp"
+#include "kernels/table.hpp"
 
 namespace schuss {
 namespace {

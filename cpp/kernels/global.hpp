@@ -1,7 +1,7 @@
 /// Rules with sums over all tensors: one unit, whose scalar slots belong to the optimizer.
 #pragma once
 
-#include "kernels/sweep.hpp"
+#include "kernels/table.hpp"
 
 namespace schuss {
 namespace {

@@ -1,7 +1,7 @@
 /// Rules with sums per tensor (or per row, where the rule says so): sweeps that read, then one that writes.
 #pragma once
 
-#include "kernels/sweep.hpp"
+#include "kernels/table.hpp"
 
 namespace schuss {
 namespace {

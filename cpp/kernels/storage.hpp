@@ -263,7 +263,7 @@ void load(const Tensor& tensor, const Operands& operands, Index first, int size,
     for (int s = 0; s < operands.slots; ++s) {
         T* const room = block.scratch + (2 + s) * block_size;
         block.slot[s] = fetch(tensor.slot[s], first, size, room);
-        if (s < operands.inputs || s >= operands.first_state()) continue;
+        if (s < operands.inputs || s >= operands.first_work()) continue;
         block.slot[s] = room;
         draw_normals(call.seed, std::uint64_t(call.t), tensor.stream, std::uint64_t(first), size, room);
     }

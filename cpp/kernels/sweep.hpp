@@ -38,6 +38,30 @@ consteval Names given_of() {
 }
 
 template <class Rule>
+consteval Names work_of() {
+    if constexpr (requires { Rule::work; }) return Rule::work;
+    return Names{};
+}
+
+template <class Rule>
+consteval Names rows_of() {
+    if constexpr (requires { Rule::rows; }) return Rule::rows;
+    return Names{};
+}
+
+template <class Rule>
+consteval Names columns_of() {
+    if constexpr (requires { Rule::columns; }) return Rule::columns;
+    return Names{};
+}
+
+template <class Rule>
+consteval Names numbers_of() {
+    if constexpr (requires { Rule::numbers; }) return Rule::numbers;
+    return Names{};
+}
+
+template <class Rule>
 consteval Names scalars_of() {
     if constexpr (requires { Rule::scalars; }) return Rule::scalars;
     return Names{};
@@ -50,17 +74,24 @@ constexpr Scope scope_of(Scope kind) {
 }
 
 template <class Rule>
-constexpr Operands operands_of{inputs_of<Rule>().count, draws_of<Rule>().count,
-                               inputs_of<Rule>().count + draws_of<Rule>().count + Rule::state.count};
+constexpr Operands operands_of = [] {
+    Operands all{inputs_of<Rule>().count, draws_of<Rule>().count,   work_of<Rule>().count,
+                 rows_of<Rule>().count,   columns_of<Rule>().count, 0};
+    all.slots = all.first_state() + Rule::state.count;
+    return all;
+}();
 template <class Rule>
 constexpr int slot_count = operands_of<Rule>.slots;
 
-/// The name of an input, a draw or a slot of the state.
+/// The name of an input, a draw, what comes from the work between sweeps, or a slot of the state.
 template <class Rule>
 consteval const char* slot_name(int slot) {
     constexpr Operands operands = operands_of<Rule>;
     if (slot < operands.inputs) return inputs_of<Rule>().name[slot];
-    if (slot < operands.first_state()) return draws_of<Rule>().name[slot - operands.inputs];
+    if (slot < operands.first_work()) return draws_of<Rule>().name[slot - operands.inputs];
+    if (slot < operands.first_row()) return work_of<Rule>().name[slot - operands.first_work()];
+    if (slot < operands.first_column()) return rows_of<Rule>().name[slot - operands.first_row()];
+    if (slot < operands.first_state()) return columns_of<Rule>().name[slot - operands.first_column()];
     return Rule::state.name[slot - operands.first_state()];
 }
 
@@ -491,126 +522,6 @@ void commit(const Job& job, const Call& call, Index begin, Index end) {
             copy_scalars<Rule>(scalar, job.scalars + unit * scalars);
         }
     }
-}
-
-// ---- the table that core sees ------------------------------------------------------------------------------------
-
-/// The combinations of a rule's construction flags, while they are collected at compile time.
-struct Variants {
-    int count = 0, flag_count = 0;
-    const char* flag[4] = {};
-    Compiled variant[16] = {};
-};
-
-template <int count>
-struct Table {
-    Compiled variant[count];
-};
-
-/// The same without the room that was not needed.
-template <int count>
-constexpr Table<count> trimmed(const Variants& variants) {
-    Table<count> table{};
-    for (int i = 0; i < count; ++i) table.variant[i] = variants.variant[i];
-    return table;
-}
-
-constexpr Rule rule_of(const char* name, const Variants& all, const Compiled* table) {
-    return {name, all.count, all.flag_count, {all.flag[0], all.flag[1], all.flag[2], all.flag[3]}, table};
-}
-
-template <class Rule>
-constexpr Compiled describe(const char* kind, Scope scope, unsigned flags) {
-    Compiled entry{};
-    entry.kind = kind;
-    entry.flags = flags;
-    entry.scope = scope_of<Rule>(scope);
-    entry.across = adds_across<Rule, float>;
-    static_assert(!adds_across<Rule, float> || scope_of<Rule>(Scope::element) == Scope::row, "no rows to add up");
-    entry.hypers = Rule::hyper.count;
-    entry.givens = given_of<Rule>().count;
-    entry.operands = operands_of<Rule>;
-    entry.seed = seed_of<Rule>();
-    static_assert(operands_of<Rule>.draws <= 1, "a rule draws one number per element");
-    static_assert(operands_of<Rule>.draws == 0 || seed_of<Rule>() >= 0, "a rule that draws names a seed");
-    entry.scalars = scalars_of<Rule>().count;
-    entry.sweeps = sweep_count<Rule, float>();
-    [&]<int... K>(std::integer_sequence<int, K...>) {
-        ((entry.sums_of[K] = sum_count<Rule, float, StageAt<Rule, float, K>>()), ...);
-    }(std::make_integer_sequence<int, sweep_count<Rule, float>()>{});
-    entry.sums = total_sums<Rule, float>;
-    entry.partial_stride = partial_stride<Rule, float>;
-    for (int i = 0; i < entry.hypers; ++i) entry.hyper[i] = Rule::hyper.name[i];
-    for (int i = 0; i < entry.givens; ++i) entry.given[i] = given_of<Rule>().name[i];
-    [&]<int... S>(std::integer_sequence<int, S...>) {
-        ((entry.slot[S] = slot_name<Rule>(S)), ...);
-    }(std::make_integer_sequence<int, slot_count<Rule>>{});
-    for (int i = 0; i < entry.scalars; ++i) entry.scalar[i] = scalars_of<Rule>().name[i];
-    entry.whole[0] = whole<Rule, float>;
-    entry.whole[1] = whole<Rule, double>;
-    if constexpr (total_sums<Rule, float> > 0) {
-        entry.sweep[0] = sweep<Rule, float>;
-        entry.sweep[1] = sweep<Rule, double>;
-        entry.combine[0] = combine<Rule, float>;
-        entry.combine[1] = combine<Rule, double>;
-    }
-    entry.commit[0] = commit<Rule, float>;
-    entry.commit[1] = commit<Rule, double>;
-    return entry;
-}
-
-template <class Rule>
-constexpr bool sensible = [] {
-    if constexpr (requires { Rule::sensible; }) return Rule::sensible;
-    return true;
-}();
-
-/// Adds a rule under one combination of its construction flags, unless the rule says that it makes no sense.
-template <class Rule>
-constexpr void add(Variants& variants, const char* kind, Scope scope, unsigned flags) {
-    if constexpr (requires { Rule::flags; }) {
-        variants.flag_count = Rule::flags.count;
-        for (int i = 0; i < Rule::flags.count; ++i) variants.flag[i] = Rule::flags.name[i];
-    }
-    if constexpr (sensible<Rule>) variants.variant[variants.count++] = describe<Rule>(kind, scope, flags);
-}
-
-/// Calls `visit` with each of 0 ... 2^flags - 1 as a template argument.
-template <int flags, class Visit>
-constexpr void every_combination(const Visit& visit) {
-    [&]<unsigned... F>(std::integer_sequence<unsigned, F...>) {
-        (visit.template operator()<F>(), ...);
-    }(std::make_integer_sequence<unsigned, 1u << flags>{});
-}
-
-/// All combinations of a rule's construction flags; a rule without flags is the one combination of none.
-template <class Rule>
-constexpr Variants variants(const char* kind, Scope scope) {
-    Variants all;
-    add<Rule>(all, kind, scope, 0);
-    return all;
-}
-
-template <template <bool> class Rule>
-constexpr Variants variants(const char* kind, Scope scope) {
-    Variants all;
-    every_combination<1>([&]<unsigned f>() { add<Rule<(f & 1) != 0>>(all, kind, scope, f); });
-    return all;
-}
-
-template <template <bool, bool> class Rule>
-constexpr Variants variants(const char* kind, Scope scope) {
-    Variants all;
-    every_combination<2>([&]<unsigned f>() { add<Rule<(f & 1) != 0, (f & 2) != 0>>(all, kind, scope, f); });
-    return all;
-}
-
-template <template <bool, bool, bool> class Rule>
-constexpr Variants variants(const char* kind, Scope scope) {
-    Variants all;
-    every_combination<3>(
-        [&]<unsigned f>() { add<Rule<(f & 1) != 0, (f & 2) != 0, (f & 4) != 0>>(all, kind, scope, f); });
-    return all;
 }
 
 }  // namespace

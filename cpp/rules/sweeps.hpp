@@ -15,6 +15,15 @@
 ///
 /// The last argument need not be there: `size` is the number of elements that the sums run over; `rows` the number of
 /// rows, 0 where the tensor has no rows to choose from, being a vector or a number.
+///
+/// A rule in matrix/ may stop between two sweeps for work on whole matrices, which is Python's: after a sweep that
+/// writes an array for it, or one that adds up rows and columns. `next` gets the rule's `numbers` that have come from
+/// the work so far.
+///
+///     return look([=](T p, T g, T u, T m) { return b * m + c * g; },         // goes to the first array of `work`
+///                 [=] { return [=](T& p, T g, T u, T& m) { ... }; });        // u is what the work has made of it
+///
+///     return fold<Over::columns>([=](T p, T g, T r, T c) { return Terms{dot(g, g)}; }, [=](double x) { ... });
 #pragma once
 
 #include "core/kernel.hpp"
@@ -53,6 +62,48 @@ struct Across {
 template <int N, class Next>
 inline Across<N, Next> across(Terms<N> terms, Next next) {
     return {terms, next};
+}
+
+template <class T, int N>
+struct Values {
+    static constexpr int count = N;
+    T value[N];
+};
+/// What a sweep writes to several arrays.
+template <class T, class... More>
+inline Values<T, 1 + sizeof...(More)> values(T first, More... more) {
+    return {{first, more...}};
+}
+
+template <int first_, class Body, class Next>
+struct Look {
+    static constexpr int first = first_;
+    Body body;
+    Next next;
+};
+
+/// A sweep that writes to the arrays of `work` from the one of that number on.
+template <int first = 0, class Body, class Next>
+inline Look<first, Body, Next> look(Body body, Next next) {
+    return {body, next};
+}
+
+enum class Over : std::uint8_t {
+    rows,            ///< sums of every row
+    columns,         ///< of every row and every column
+    columns_largest  ///< the largest term of every row and every column
+};
+
+template <Over over_, class Body, class Next>
+struct Folding {
+    static constexpr Over over = over_;
+    Body body;
+    Next next;
+};
+
+template <Over over, class Body, class Next>
+inline Folding<over, Body, Next> fold(Body body, Next next) {
+    return {body, next};
 }
 
 }  // namespace

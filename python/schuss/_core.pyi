@@ -40,6 +40,12 @@ class Plan:
         """
         Raise RuntimeError if a step is under way.
         """
+    def folded(
+        self, tensor: typing.SupportsInt | typing.SupportsIndex
+    ) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64]]:
+        """
+        Within a step: what rows and columns added up to.
+        """
     def norms(
         self,
         norm: typing.SupportsInt | typing.SupportsIndex,
@@ -83,11 +89,29 @@ class Plan:
         """
         Set a group's hyper-parameters.
         """
+    def set_matrix(
+        self,
+        tensor: typing.SupportsInt | typing.SupportsIndex,
+        matrix: bool,
+        rows: typing.SupportsInt | typing.SupportsIndex,
+        columns: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None:
+        """
+        Say of which matrices a tensor is made, and whether it is stepped as such.
+        """
     def set_noise(
         self, tensor: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex
     ) -> None:
         """
         Choose a gradient's noise.
+        """
+    def set_numbers(
+        self,
+        tensor: typing.SupportsInt | typing.SupportsIndex,
+        numbers: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+    ) -> None:
+        """
+        Within a step: tell a tensor's rule what the work has led to.
         """
     def set_options(
         self,
@@ -112,6 +136,15 @@ class Plan:
         """
         Set what surrounds the rule.
         """
+    def set_work(
+        self,
+        tensor: typing.SupportsInt | typing.SupportsIndex,
+        slot: typing.SupportsInt | typing.SupportsIndex,
+        array: numpy.ndarray,
+    ) -> None:
+        """
+        Within a step: give a tensor an array for the work between sweeps.
+        """
     def squares(self) -> tuple[numpy.typing.NDArray[numpy.float64], float]:
         """
         Within a step: sums of squares of every unit's gradient, and their scale.
@@ -123,6 +156,7 @@ class Plan:
         given: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
         scale: typing.SupportsFloat | typing.SupportsIndex,
         factors: typing.Any,
+        work: typing.Any,
     ) -> int:
         """
         Step once; 0 done, 1 skipped, 2 refused for a non-finite gradient.

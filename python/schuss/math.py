@@ -17,6 +17,7 @@ __all__ = [
     "normals",
     "one_minus_power",
     "power",
+    "products",
     "radial_part",
     "random_words",
     "row_dot",
@@ -267,6 +268,17 @@ def dot(a: NDArray[Any], b: NDArray[Any]) -> float:
     11.0
     """
     return total(np.multiply(a, b, dtype=np.float64))
+
+
+def products(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the products of elements in double: the terms of `dot`.
+
+    Examples
+    --------
+    >>> products(np.float32([3.0]), np.float32([0.1]))
+    array([0.3])
+    """
+    return np.asarray(a, np.float64) * np.asarray(b, np.float64)
 
 
 def row_total(a: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,20 +83,28 @@ def state_dtype(parameter: NDArray[Any], chosen: np.dtype[Any] | None) -> np.dty
     return np.dtype(np.complex128 if real == np.float64 else np.complex64)
 
 
-def allocate(parameters: Sequence[NDArray[Any]], slots: int, chosen: np.dtype[Any] | None) -> list[list[NDArray[Any]]]:
-    """Return zeroed state arrays, `slots` lists of one array per parameter, in one piece of memory.
+def allocate(
+    parameters: Sequence[NDArray[Any]],
+    slots: int,
+    chosen: np.dtype[Any] | None,
+    keeps: Callable[[int, int], bool] = lambda slot, parameter: True,
+) -> list[list[Any]]:
+    """Return zeroed state arrays, `slots` lists of one array per parameter (None where it keeps none), in one piece of memory.
 
     Each starts at its parameter's own offset within a cache line, so that stores which are aligned in one are aligned in
     all, and the slots of a large tensor at different offsets within a page (all at one offset costs 25 %).
     """
     stagger = _PAGE // (slots + 2) // _LINE * _LINE
-    offsets: list[list[int]] = [[] for _ in range(slots)]
+    offsets: list[list[int | None]] = [[] for _ in range(slots)]
     end = 0  # relative to a page's start
-    for parameter in parameters:
+    for i, parameter in enumerate(parameters):
         dtype = state_dtype(parameter, chosen)
         # A 16-bit parameter may start where its wider state must not.
         start = address(parameter) // dtype.itemsize * dtype.itemsize if parameter.size else 0
         for slot in range(slots):
+            if not keeps(slot, i):
+                offsets[slot].append(None)
+                continue
             size = parameter.size * dtype.itemsize
             if size >= _PAGE:
                 end += (start + (slot + 1) * stagger - end) % _PAGE
@@ -108,7 +116,9 @@ def allocate(parameters: Sequence[NDArray[Any]], slots: int, chosen: np.dtype[An
     to_page = -address(arena) % _PAGE
     return [
         [
-            np.ndarray(
+            None
+            if offset is None
+            else np.ndarray(
                 parameter.shape,
                 state_dtype(parameter, chosen),
                 arena,

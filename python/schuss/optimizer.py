@@ -187,6 +187,10 @@ class Optimizer(_Typed):
     #: The numbers among them, which are one for all tensors.
     given: ClassVar[tuple[str, ...]] = ()
     hyperparameters: ClassVar[dict[str, Hyperparameter]] = {}
+    #: Options of the class beside those of every optimizer, and their defaults.
+    options: ClassVar[dict[str, Any]] = {}
+    #: Slots whose arrays have shapes of their own, see `shape_of`; the others have their parameter's shape, or are numbers.
+    shaped: ClassVar[tuple[str, ...]] = ()
     #: Hyper-parameters that groups may override although the sums of the rule run over all tensors.
     per_group: ClassVar[frozenset[str]] = frozenset({"weight_decay", "l2", "l1"})
 
@@ -220,20 +224,23 @@ class Optimizer(_Typed):
             kernel = next(iter(cls._compiled()["kernels"].values()))
             cls.kind, cls.given = kernel["kind"], tuple(kernel["given"])
             cls.inputs = (*kernel["inputs"], *cls.given)
-        found = {}
+        found, chosen = {}, {}
         for name, hint in typing.get_type_hints(cls, include_extras=True).items():
             domain = next((each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Domain)), None)
+            if domain is None and name in cls.__dict__ and typing.get_origin(hint) is not ClassVar:
+                chosen[name] = cls.__dict__[name]
             if domain is not None and name not in cls.hyperparameters:
                 default = cls.__dict__.get(name, getattr(Optimizer, name, None))
                 assert default is not None, f"{cls.__name__}.{name} needs a default"
                 found[name] = Hyperparameter(cls, name, default, domain)
                 setattr(cls, name, found[name])
+        cls.options = cls.options | chosen
         # The rule's own first, then what every optimizer takes.
         common = Optimizer.__annotations__
         declared = cls.hyperparameters | found
         cls.hyperparameters = dict(sorted(declared.items(), key=lambda item: item[0] in common))
         arguments = [inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
-        options = {name: getattr(Optimizer, name, None) for name in _OPTIONS}
+        options = cls.options | {name: getattr(Optimizer, name, None) for name in _OPTIONS}
         for name, default in ({n: h.default for n, h in cls.hyperparameters.items()} | options).items():
             arguments.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default))
         cls.__signature__ = inspect.Signature(arguments)  # type: ignore[attr-defined]
@@ -293,7 +300,7 @@ class Optimizer(_Typed):
                 f"{name}: all arguments but params have names, got {unnamed[0]!r:.40} without one; "
                 f"write {name}(params, {next(iter(self.hyperparameters))}=...)"
             )
-        options = {key: arguments.pop(key, getattr(Optimizer, key)) for key in _OPTIONS}
+        options = {key: arguments.pop(key, getattr(type(self), key)) for key in self._all_options()}
         for key in arguments:
             self._require_known(key)
         self._defaults: dict[str, Any] = {
@@ -308,15 +315,25 @@ class Optimizer(_Typed):
     def _require_known(self, key: str) -> None:
         """Refuse an argument that is none, with a hint."""
         name = type(self).__name__
-        known = [*self.hyperparameters, *_OPTIONS]
+        known = [*self.hyperparameters, *self._all_options()]
         if key in known:
             return
         hint = _FOREIGN.get(key) or _did_you_mean(key, known) or f"it takes {', '.join(known)}"
         raise TypeError(f"{name}: {key} is not an argument of {name}; {hint}")
 
+    @classmethod
+    def _all_options(cls) -> tuple[str, ...]:
+        """Return the names of what is chosen at construction and is no hyper-parameter."""
+        return (*cls.options, *_OPTIONS)
+
+    def _checked_option(self, key: str, value: Any) -> Any:
+        """Return an option of the class as it is kept, or refuse it."""
+        return value
+
     def _set_options(self, **options: Any) -> None:
         """Check and keep the options that no rule knows."""
         name = type(self).__name__
+        options |= {key: self._checked_option(key, options[key]) for key in self.options}
         for key in ("maximize", "proximal", "centralize", "flush_subnormals"):
             if not isinstance(options[key], bool):
                 raise TypeError(f"{name}: {key} must be True or False, got {options[key]!r}")
@@ -354,7 +371,7 @@ class Optimizer(_Typed):
             """Set a hyper-parameter; refuse what would pass unnoticed."""
             if not key.startswith("_") and not hasattr(getattr(type(self), key, None), "__set__"):
                 name = type(self).__name__
-                if key in _OPTIONS:
+                if key in self._all_options():
                     raise AttributeError(f"{name}: {key} is chosen at construction; make a new optimizer")
                 hint = _did_you_mean(key, self.hyperparameters) or f"set {', '.join(self.hyperparameters)}"
                 raise AttributeError(f"{name}: {key} is not an attribute that can be set; {hint}")
@@ -430,7 +447,7 @@ class Optimizer(_Typed):
         """Return a group's checked hyper-parameters: its own, and the others from the optimizer or another group."""
         name = type(self).__name__
         for key in own:
-            if key in _OPTIONS:
+            if key in self._all_options():
                 raise TypeError(f"{name}: {key} belongs to the optimizer as a whole; pass it to {name}, not to a Group")
             self._require_known(key)
             self._require_own(key)
@@ -463,8 +480,12 @@ class Optimizer(_Typed):
         """Flatten the parameters' tree."""
         self._paths = [path for path, _ in trees.leaves(self._tree)]
         self._leaves: list[Any] = [leaf for _, leaf in trees.leaves(self._tree)]
+        self._look_at_leaves()
         # As they are now: shape and dtype of an array can be assigned to.
         self._kinds: list[Any] = [memory.kind(leaf) if isinstance(leaf, np.ndarray) else None for leaf in self._leaves]
+
+    def _look_at_leaves(self) -> None:
+        """Find out what the optimizer's kind has to know of the parameters before state is made."""
 
     def _require_unchanged(self) -> None:
         """Refuse parameters that their state does not fit any more."""
@@ -483,10 +504,23 @@ class Optimizer(_Typed):
         # The plan has the sentence for what cannot be stepped.
         arrays = [leaf if memory.is_steppable(leaf) else np.zeros(0) for leaf in self._leaves]
         present = [slot for slot in self._element_slots if slot is not None]
-        allocated = dict(zip(present, memory.allocate(arrays, len(present), self._state_dtype), strict=True))
+
+        def keeps(slot: int, tensor: int) -> bool:
+            return self._keeps(present[slot], tensor)
+
+        allocated = dict(zip(present, memory.allocate(arrays, len(present), self._state_dtype, keeps), strict=True))
         self._slots: list[list[Any]] = [
             [None] * len(arrays) if slot is None else allocated[slot] for slot in self._element_slots
         ]
+        for slot in self.shaped:
+            shapes = [self.shape_of(slot, i) for i in range(len(arrays))]
+            self._slots.append(
+                [
+                    None if shape is None else np.zeros(shape, memory.compute_dtype(array))
+                    for shape, array in zip(shapes, arrays, strict=True)
+                ]
+            )
+        self._element_slots = [*self._element_slots, *self.shaped]
         scope = kernel["scope"]
         units = [len(a) if scope == "row" and a.ndim > 1 else 1 for a in arrays]
         self._first_unit = [0] * len(arrays) if scope == "all" else list(np.cumsum([0, *units[:-1]]))
@@ -509,10 +543,26 @@ class Optimizer(_Typed):
                 group = 0 if each is None else self._group_of[i]
                 self._scalars[first : first + self._units[i], j] = self.initial(name, each, values[group])
 
+    def _keeps(self, slot: str, tensor: int) -> bool:
+        """Tell whether a tensor has a slot at all."""
+        return True
+
+    def shape_of(self, slot: str, tensor: int) -> tuple[int, ...] | None:
+        """Return the shape of a slot of `shaped`; None where the tensor has none.
+
+        Parameters
+        ----------
+        slot : str
+            The slot's name.
+        tensor : int
+            Which of the parameters.
+        """
+        raise NotImplementedError
+
     def _named_slots(self, tensor: int) -> Iterator[tuple[str, NDArray[Any]]]:
-        """Yield the names and arrays of a tensor's element slots."""
+        """Yield the names and arrays of a tensor's slots, but for those that are single numbers."""
         for name, slot in zip(self._element_slots, self._slots, strict=True):
-            if name is not None:
+            if name is not None and slot[tensor] is not None:
                 yield name, slot[tensor]
 
     def _readable(self, array: NDArray[Any]) -> NDArray[Any]:
@@ -544,7 +594,7 @@ class Optimizer(_Typed):
             self._group_of,
             len(self._groups),
             [self._stream(i) for i in range(len(self._leaves))],
-            self._slots,
+            self._slots[: len(self._slots) - len(self.shaped)],
             self._scalars,
             self._counts,
             self.dtype == "bfloat16",
@@ -556,6 +606,7 @@ class Optimizer(_Typed):
             self.flush_subnormals,
             self.threads or 0,
         )
+        self._tell_plan()
         boxes = self._boxes()
         for i, (path, leaf) in enumerate(zip(self._paths, self._leaves, strict=True)):
             if self._clipper.by_rows and memory.is_fortran(leaf):
@@ -580,6 +631,15 @@ class Optimizer(_Typed):
         self._push(self.t, self._values_at(self.t))
         self._look_around()
         self._last = None  # its number is of the plan before, and the new one counts from 0
+
+    def _tell_plan(self) -> None:
+        """Tell a new plan what the optimizer's kind knows of the tensors."""
+
+    #: Called within a step with the number of sweeps done, where a rule stops between them.
+    _work: Callable[[int], None] | None = None
+
+    def _commit(self) -> None:
+        """Keep what the work between the sweeps of a step has led to, now that the step is done."""
 
     def _take_averages(self, averages: list[NDArray[Any]]) -> None:
         """Let steps move running averages of the parameters, by `_average_share` towards what they are then."""
@@ -782,7 +842,7 @@ class Optimizer(_Typed):
             grad_scale = _GRAD_SCALE.check(f"{type(self).__name__}: grad_scale", grad_scale)
         arrays, numbers = self._ordered(inputs) if inputs or self.inputs else ((), ())
         if self._alone:
-            status = self._plan.step(grads, arrays, numbers, grad_scale, None)
+            status = self._plan.step(grads, arrays, numbers, grad_scale, None, None)
         else:
             status = self._step_among(grads, arrays, numbers, grad_scale)
         if status:
@@ -794,7 +854,9 @@ class Optimizer(_Typed):
         told = [each(grads, grad_scale) for each in self._observers]
         before = self._counts.copy() if self._projections else self._counts
         factors = self._factors if self._clipper.clips else None
-        status: int = self._plan.step(grads, arrays, numbers, grad_scale, factors)
+        status: int = self._plan.step(grads, arrays, numbers, grad_scale, factors, self._work)
+        if status == 0:
+            self._commit()
         for tensors, projection in self._projections:
             projection.apply([bool(self._counts[i] != before[i]) for i in tensors])
         for each in told:
@@ -820,6 +882,7 @@ class Optimizer(_Typed):
             or self.noise is not None
             or self.decay is not None
             or self._averages is not None
+            or self._work is not None
         )
 
     def _advance(self, grads: Any, **inputs: Any) -> bool:
@@ -1205,7 +1268,7 @@ class Optimizer(_Typed):
             "grouped": self._grouped,
             "groups": self._groups,
             "defaults": self._defaults,
-            "options": {key: getattr(self, key) for key in _OPTIONS},
+            "options": {key: getattr(self, key) for key in self._all_options()},
             "flags": self._flags,
             "group_of": self._group_of,
             "state": self.state_dict(),

@@ -18,6 +18,7 @@ from schuss import memory, trees
 from schuss.math import normals, row_total
 
 if TYPE_CHECKING:
+    from schuss.matrix import Matrix, MatrixOptimizer
     from schuss.optimizer import Optimizer
 
 __all__ = ["CheckReport", "Reference", "check", "rounded", "widened"]
@@ -86,6 +87,9 @@ class Reference:
         self._counts = optimizer._counts.copy()
         kernel = optimizer._kernel()
         self._together = kernel["scope"] == "all"
+        # Its base class is imported with the first such optimizer only.
+        self._matrices: MatrixOptimizer | None = optimizer if kernel["kind"] == "matrix" else None  # type: ignore[assignment]
+        self._shaped = optimizer._compiled()["shaped"]
         self._clipper = copy.deepcopy(optimizer._clipper)
         self._hyper, self._draws = kernel["hyper"], kernel["draws"]
         self._flags = {
@@ -137,6 +141,7 @@ class Reference:
         gradients = _Gradients(self, [(tensor, arrays[0]) for tensor, arrays in active], grad_scale, step)
         factors = gradients.factors()
         calls: list[tuple[list[Any], dict[str, Any]]] = []
+        matrices: list[Matrix] = []
         for tensor, (_, *further) in active:
             hyper = values[tensor.group]
             clock = int(self._counts[-1 if self._together else tensor.index])
@@ -156,10 +161,16 @@ class Reference:
             scalars = [each.copy() for each in tensor.scalars] if self._together else tensor.scalars
             tensor.before = tensor.p.copy()
             calls.append(([tensor.p, g, *further, *tensor.slots, *scalars], keywords))
+            if self._matrices is not None:
+                keywords |= {"matrix": self._matrices._is_matrix[tensor.index]} if self._shaped else {}
         if self._together:
             self._step_together([optimizer.reference(*arrays, **keywords) for arrays, keywords in calls])
             count = self._scalars.shape[1]
             self._scalars[0] = [scalar[()] for scalar in calls[0][0][len(calls[0][0]) - count :]]
+        elif self._matrices is not None:
+            for (tensor, _), (arrays, keywords) in zip(active, calls, strict=True):
+                matrix = self._step_matrix(self._matrices, tensor, arrays, keywords, values[tensor.group])
+                matrices += [] if matrix is None else [matrix]
         else:
             for arrays, keywords in calls:
                 optimizer.reference(*arrays, **keywords)
@@ -169,8 +180,29 @@ class Reference:
         stepped = {tensor.index for tensor, _ in active}
         for tensors, projection in optimizer._bound_constraints(self._leaves):
             projection.apply([i in stepped for i in tensors])
+        for matrix in matrices:
+            self._matrices._keep_results(matrix)  # type: ignore[union-attr]
         for tensor, _ in active:
             tensor.read()
+
+    def _step_matrix(
+        self,
+        optimizer: MatrixOptimizer,
+        tensor: _Tensor,
+        arrays: Sequence[Any],
+        keywords: Mapping[str, Any],
+        values: Mapping[str, float],
+    ) -> Matrix | None:
+        """Run a generator with the work between its sweeps, and return what that leads to."""
+        i = tensor.index
+        state = {
+            name: slot[i]
+            for name, slot in zip(optimizer._element_slots, self._slots, strict=True)
+            if name is not None and slot[i] is not None
+        }
+        matrix = optimizer._new_matrix(i, self._leaves[i], keywords["t"], values, state)
+        optimizer._run_reference(optimizer.reference(*arrays, **keywords), i, matrix)
+        return matrix
 
     @staticmethod
     def _step_together(running: Sequence[Generator[Any, Any, None]]) -> None:
@@ -201,7 +233,8 @@ class _Tensor:
         self.rows = leaf.shape[0] if leaf.ndim > 1 else None
         self.before = self.p
         self.l2 = self.l1 = self.decay = self.shrink = 0.0
-        self.slots = [None if slot[index] is None else self._numbers_of(slot[index]) for slot in twin._slots]
+        slots = twin._slots[: len(twin._slots) - len(twin._optimizer.shaped)]
+        self.slots = [None if slot[index] is None else self._numbers_of(slot[index]) for slot in slots]
         self.scalars = [twin._optimizer._scalar_view(twin._scalars, index, j) for j in range(twin._scalars.shape[1])]
 
     def _numbers_of(self, array: NDArray[Any]) -> NDArray[Any]:
@@ -398,6 +431,8 @@ def compare(optimizer: Optimizer, twin: Reference, tolerance: float = 0.0) -> Ch
             arrays[f"state[{name!r}]"] = (ours, theirs)
     for what, pair in arrays.items():
         for path, a, b in zip(optimizer._paths, *pair, strict=True):
+            if a is None and b is None:
+                continue
             differences += _differences(what + path, a, b, tolerance)
     for j, name in enumerate(optimizer._scalar_slots):
         differences += _differences(f"state[{name!r}]", optimizer._scalars[:, j], twin._scalars[:, j], tolerance)

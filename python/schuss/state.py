@@ -32,7 +32,7 @@ def state_dict(optimizer: Optimizer) -> dict[str, Any]:
         "names": list(optimizer._paths),
         "groups": [{k: None if callable(v) else v for k, v in group.items()} for group in optimizer._groups],
         "slots": {
-            name: [array.copy(order="A") for array in arrays]
+            name: [None if array is None else array.copy(order="A") for array in arrays]
             for name, arrays in zip(optimizer._element_slots, optimizer._slots, strict=True)
             if name is not None
         },
@@ -122,8 +122,13 @@ class Checks:
             raise self.fail(f"slot {name} of the state has {len(sources)} arrays, but there are {len(order)} tensors")
         writes = []
         for i, target in enumerate(targets):
-            source = np.asarray(sources[order[i]])
             what = f"slot {name} of params{paths[i]}"
+            if (sources[order[i]] is None) != (target is None):
+                here, there = ("no array", "one") if target is None else ("an array", "none")
+                raise self.fail(f"{what} has {there} in the state, but {here} here; make the optimizer as it was saved")
+            if target is None:
+                continue
+            source = np.asarray(sources[order[i]])
             if source.shape != target.shape:
                 raise self.fail(f"{what} has shape {source.shape} in the state, but {target.shape} here")
             writes.append((target, self.converted(what, source, target.dtype)))
@@ -341,7 +346,7 @@ def save(optimizer: Optimizer, path: str | os.PathLike[str], *, params: bool) ->
     state = state_dict(optimizer)
     arrays: dict[str, NDArray[Any]] = {}
     for name, slot in state["slots"].items():
-        arrays |= {f"slot.{name}.{i}": array for i, array in enumerate(slot)}
+        arrays |= {f"slot.{name}.{i}": array for i, array in enumerate(slot) if array is not None}
     arrays |= {f"scalar.{name}": values for name, values in state["scalars"].items()}
     if params:
         arrays |= {f"param.{i}": leaf for i, leaf in enumerate(optimizer._leaves)}
@@ -365,7 +370,7 @@ def load(optimizer: Optimizer, path: str | os.PathLike[str], *, cast: bool) -> N
         with_params = header.pop("params")
         count = len(header["names"])
         state = header | {
-            "slots": {slot: [arrays.pop(f"slot.{slot}.{i}") for i in range(count)] for slot in header["slots"]},
+            "slots": {slot: [arrays.pop(f"slot.{slot}.{i}", None) for i in range(count)] for slot in header["slots"]},
             "scalars": {slot: arrays.pop(f"scalar.{slot}") for slot in header["scalars"]},
         }
         stored = [arrays.pop(f"param.{i}") for i in range(count)] if with_params else None
