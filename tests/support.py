@@ -66,7 +66,8 @@ PASS_VARIANTS = [variant for cls in PASSES for variant in variants_of(cls)]
 
 def by_rows(cls: type[schuss.Optimizer]) -> bool:
     """Tell whether an optimizer has units that are rows, which must lie side by side in memory."""
-    return any(kernel["scope"] == "row" for kernel in cls._compiled()["kernels"].values())
+    kernels = cls._compiled()["kernels"].values()
+    return any(kernel["scope"] == "row" or kernel["rows"] or kernel["columns"] for kernel in kernels)
 
 
 def inputs_for(optimizer: schuss.Optimizer, grads: Any, rng: np.random.Generator) -> dict[str, Any]:

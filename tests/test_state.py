@@ -579,7 +579,7 @@ MISFITS: dict[str, tuple[Callable[[State], Any], str]] = {
     ),
     "no array": (
         lambda s: with_slot(s, 1, None),
-        "slot v of params['b'][0] has shape () in the state, but (3,) here",
+        "slot v of params['b'][0] has none in the state, but an array here; make the optimizer as it was saved",
     ),
     **{
         f"dtype {dtype}": (

@@ -234,7 +234,7 @@ class Optimizer(_Typed):
                 assert default is not None, f"{cls.__name__}.{name} needs a default"
                 found[name] = Hyperparameter(cls, name, default, domain)
                 setattr(cls, name, found[name])
-        cls.options = cls.options | chosen
+        cls.options = chosen | {name: value for name, value in cls.options.items() if name not in chosen}
         # The rule's own first, then what every optimizer takes.
         common = Optimizer.__annotations__
         declared = cls.hyperparameters | found
