@@ -331,7 +331,8 @@ def test_a_state_dict_is_a_copy(variant: Variant, rng: np.random.Generator) -> N
     before = snapshot(resumed)
     for arrays in saved["slots"].values():
         for array in arrays:
-            array[...] = 7
+            if array is not None:
+                array[...] = 7
     for array in saved["scalars"].values():
         array[...] = 7
     saved["counts"][0] = 99
@@ -388,7 +389,7 @@ def test_tensors_are_found_by_name(variant: Variant, rng: np.random.Generator) -
             for (_, mine), (_, theirs) in zip(
                 trees.leaves(resumed.state[slot][name]), trees.leaves(tree[name]), strict=True
             ):
-                assert bits(mine).tobytes() == bits(theirs).tobytes()
+                assert mine is theirs is None or bits(mine).tobytes() == bits(theirs).tobytes()
         for (_, mine), (_, theirs) in zip(
             trees.leaves(resumed.params[name]), trees.leaves(optimizer.params[name]), strict=True
         ):

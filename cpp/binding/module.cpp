@@ -149,6 +149,14 @@ public:
         return {array(found.rows), array(found.columns)};
     }
 
+    void protect(const std::vector<py::array>& arrays) {
+        const Busy busy(*this);
+        for (const py::array& array : arrays) {
+            held_.push_back(array);
+            plan_.protect(static_cast<const std::byte*>(array.data()), Index(array.nbytes()));
+        }
+    }
+
     void set_matrix(Index tensor, bool matrix, Index rows, Index columns) {
         const Busy busy(*this);
         plan_.set_matrix(tensor, matrix, rows, columns);
@@ -480,6 +488,7 @@ PYBIND11_MODULE(_core, m) {
              py::arg("scalars").noconvert(), py::arg("counts").noconvert(), py::arg("uint16_is_bfloat16"))
         .def("step", &Binding::step, py::arg("gradients"), py::arg("inputs"), py::arg("given"), py::arg("scale"),
              py::arg("factors"), py::arg("work"), "Step once; 0 done, 1 skipped, 2 refused for a non-finite gradient.")
+        .def("protect", &Binding::protect, py::arg("arrays"), "Refuse gradients over these arrays.")
         .def("set_matrix", &Binding::set_matrix, py::arg("tensor"), py::arg("matrix"), py::arg("rows"),
              py::arg("columns"), "Say of which matrices a tensor is made, and whether it is stepped as such.")
         .def("set_work", &Binding::set_work, py::arg("tensor"), py::arg("slot"), py::arg("array").noconvert(),

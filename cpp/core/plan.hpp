@@ -86,7 +86,13 @@ public:
     void set_active(Index tensor, bool active) { active_[std::size_t(tensor)] = active; }
     bool active(Index tensor) const { return active_[std::size_t(tensor)]; }
 
-    /// Does [low, high) touch a parameter, a state array or an average?
+    /// Keeps memory from gradients and inputs.
+    void protect(const std::byte* data, Index bytes) {
+        remember(data, bytes);
+        sort_intervals();
+    }
+
+    /// Does [low, high) touch a parameter, a state array, an average or other memory that is protected?
     bool overlaps(const std::byte* low, const std::byte* high) const;
 
     /// Chooses what the next step runs over, and takes the means of rows where gradients are centred. The first of

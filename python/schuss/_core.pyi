@@ -60,6 +60,10 @@ class Plan:
         """
         What the last step did.
         """
+    def protect(self, arrays: collections.abc.Sequence[numpy.ndarray]) -> None:
+        """
+        Refuse gradients over these arrays.
+        """
     def rows(self) -> list[int]:
         """
         Within a step: units of every tensor.

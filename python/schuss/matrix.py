@@ -164,7 +164,7 @@ class MatrixOptimizer(Optimizer):
     ) -> Matrix | None:
         """Return a tensor of the step to come with room for the work; None where there is none to do."""
         kernel = self._kernel()
-        if not kernel["passes"][self._is_matrix[tensor]]:
+        if not kernel["passes"][self._is_matrix[tensor]] or parameter.size == 0:
             return None
         matrix = Matrix(tensor, parameter, t, values, state)
         compute = memory.compute_dtype(self._leaves[tensor])
@@ -230,7 +230,8 @@ class MatrixOptimizer(Optimizer):
                 asked = running.send(result) if sweep else next(running)
             except StopIteration:
                 return
-            assert matrix is not None, "the reference stops where the rule does not"
+            if matrix is None:  # there is nothing to work on
+                return
             sweep += 1
             if asked.over is None:
                 for name, array in zip(names[asked.first :], asked.arrays, strict=False):

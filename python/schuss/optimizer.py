@@ -606,6 +606,8 @@ class Optimizer(_Typed):
             self.flush_subnormals,
             self.threads or 0,
         )
+        for slot in self._slots[len(self._slots) - len(self.shaped) :]:
+            self._plan.protect([array for array in slot if array is not None])
         self._tell_plan()
         boxes = self._boxes()
         for i, (path, leaf) in enumerate(zip(self._paths, self._leaves, strict=True)):
