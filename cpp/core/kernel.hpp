@@ -151,6 +151,7 @@ struct Job {
     double* scalars;   ///< per unit: the slots with one value per unit
     int sweep;         ///< of shared units, and of matrices
     double* columns;   ///< per tile: what its columns add up to
+    int terms;         ///< of the rule that adds up most of them: so far are those of two rows or columns apart
 };
 
 /// Runs over chunks [begin, end): all sweeps of the units that these chunks make up, one sweep of shared units, or the

@@ -492,7 +492,7 @@ void Plan::step(const Options& options) {
     const Compiled& compiled = rule();
     make_calls(options);
 
-    if (compiled.pass[0]) over_tiles(options, last_sweep);
+    if (compiled.pass[0]) over_tiles(options, last_sweep, 0);
     const AllStages& stages = *isa().stages;
     const auto job = [&](const Run& run, int sweep, int is_double) {
         const void* const typed = is_double ? static_cast<const void*>(&stages.float64) : &stages.float32;
@@ -590,7 +590,7 @@ void Plan::cut_tiles() {
 }
 
 /// Runs a sweep over the tiles of the active tensors, each with the sweeps that it has.
-void Plan::over_tiles(const Options& options, int sweep) {
+void Plan::over_tiles(const Options& options, int sweep, int terms) {
     const Index tiles = Index(tile_.size()), elements = tile_before_.back();
     if (tiles == 0) return;
     const AllStages& stages = *isa().stages;
@@ -609,22 +609,16 @@ void Plan::over_tiles(const Options& options, int sweep) {
             for (end = begin + 1; end < last && kernel_of(end) == std::pair(compiled, is_double);) ++end;
             if (sweep >= compiled->passes) continue;
             const void* const typed = is_double ? static_cast<const void*>(&stages.float64) : &stages.float32;
-            const Job job{tensor_.data(),
-                          nullptr,
-                          typed,
-                          nullptr,
-                          nullptr,
-                          partials_.data(),
-                          nullptr,
-                          sweep == last_sweep ? compiled->passes : sweep,
-                          column_sums_.data()};
+            const int own = sweep == last_sweep ? compiled->passes : sweep;
+            const Job job{tensor_.data(),      nullptr, typed, nullptr, nullptr, partials_.data(), nullptr, own,
+                          column_sums_.data(), terms};
             compiled->pass[is_double](job, tile_.data() + begin, tile_.data() + end);
         }
     });
 }
 
 /// Adds the tiles' sums up, in their order, which no number of threads changes.
-void Plan::add_up(int number) {
+void Plan::add_up(int number, Index terms) {
     for (std::size_t i = 0; i < bound_.size(); ++i) {
         const Compiled& compiled = rule_of(Index(i));
         if (!active_[i] || number >= compiled.passes) continue;
@@ -647,11 +641,11 @@ void Plan::add_up(int number) {
             for (Index k = 0; k < fold.terms; ++k) {
                 for (Index r = 0; r < tile.rows; ++r)
                     join(folded.rows[at(k * rows + row + r)],
-                         partials_[at((tile.row_partial + r * tile.row_stride) * fold.terms + k)]);
+                         partials_[at((tile.row_partial + r * tile.row_stride) * terms + k)]);
                 if (!fold.columns) continue;
                 double* const to =
                     &folded.columns[at(k * columns + row / tensor.matrix_rows * tensor.columns + column)];
-                const double* const from = &column_sums_[at(tile.column_partial * fold.terms + k * tile.columns)];
+                const double* const from = &column_sums_[at(tile.column_partial * terms + k * tile.columns)];
                 for (Index j = 0; j < tile.columns; ++j) join(to[j], from[j]);
             }
         }
@@ -677,8 +671,8 @@ void Plan::pass(const Options& options, int number) {
     partials_.resize(std::max(partials_.size(), at(terms * row_partials_)));
     if (columns) column_sums_.resize(std::max(column_sums_.size(), at(terms * column_partials_)));
     folded_.resize(bound_.size());
-    over_tiles(options, number);
-    if (terms > 0) add_up(number);
+    over_tiles(options, number, terms);
+    if (terms > 0) add_up(number, terms);
 }
 
 void Plan::set_work(Index tensor, int slot, std::byte* data) {

@@ -177,8 +177,8 @@ private:
     void combine(int sweep, int sums_before);
     const Compiled& rule_of(Index tensor) const;
     void cut_tiles();
-    void over_tiles(const Options& options, int sweep);
-    void add_up(int number);
+    void over_tiles(const Options& options, int sweep, int terms);
+    void add_up(int number, Index terms);
 
     int rule_;
     std::size_t variant_ = 0;

@@ -250,12 +250,12 @@ inline void run_tile(const Job& job, const Stage& stage, const Tile& tile) {
     [[maybe_unused]] constexpr auto every_slot = std::make_index_sequence<slot_count<Rule>>{};
     if constexpr (is_fold<Stage>) {
         constexpr Fold fold = fold_of<Rule, T, Stage>();
-        double* const columns = job.columns + tile.column_partial * fold.terms;
+        double* const columns = job.columns + tile.column_partial * job.terms;
         if constexpr (fold.columns)
             for (Index i = 0; i < fold.terms * tile.columns; ++i) columns[i] = 0;
         for (Index r = 0; r < tile.rows; ++r)
             fold_row<Rule, T>(stages, stage, tensor, tile.first + r * tensor.columns, tile.columns,
-                              job.partials + (tile.row_partial + r * tile.row_stride) * fold.terms, columns);
+                              job.partials + (tile.row_partial + r * tile.row_stride) * job.terms, columns);
     } else {
         for (Index r = 0; r < tile.rows; ++r) {
             const Index first = tile.first + r * tensor.columns;

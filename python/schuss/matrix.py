@@ -137,7 +137,6 @@ class MatrixOptimizer(Optimizer):
         # Only sums and numbers of rows and columns need to know where these lie.
         self._by_rows = bool(kernel["rows"] or kernel["columns"])
         self._step_of: list[Matrix] = []
-        self._work = self._between
 
     def _keeps(self, slot: str, tensor: int) -> bool:
         kernel = self._kernel()
@@ -177,10 +176,9 @@ class MatrixOptimizer(Optimizer):
             matrix.columns = {name: np.zeros((count, columns), compute) for name in kernel["columns"]}
         return matrix
 
-    def _between(self, sweep: int) -> None:
+    def _between(self, values: Sequence[Mapping[str, float]], sweep: int) -> None:
         """Do the work after a sweep of the step under way, on all its tensors."""
         if sweep == 0:
-            values = self._values_at(self.t)
             found = [
                 self._new_matrix(
                     i, leaf, int(self._counts[i]) + 1, values[self._group_of[i]], dict(self._named_slots(i))

@@ -637,8 +637,8 @@ class Optimizer(_Typed):
     def _tell_plan(self) -> None:
         """Tell a new plan what the optimizer's kind knows of the tensors."""
 
-    #: Called within a step with the number of sweeps done, where a rule stops between them.
-    _work: Callable[[int], None] | None = None
+    #: Called within a step with the groups' values and the number of sweeps done, where a rule stops between them.
+    _between: Callable[[Sequence[Mapping[str, float]], int], None] | None = None
 
     def _commit(self) -> None:
         """Keep what the work between the sweeps of a step has led to, now that the step is done."""
@@ -852,12 +852,14 @@ class Optimizer(_Typed):
 
     def _step_among(self, grads: Any, arrays: Any, numbers: Any, grad_scale: float) -> int:
         """Step with what depends on the step, and with projections and observers after it."""
-        self._push(self.t, self._values_at(self.t))
+        values = self._values_at(self.t)
+        self._push(self.t, values)
         told = [each(grads, grad_scale) for each in self._observers]
         before = self._counts.copy() if self._projections else self._counts
         factors = self._factors if self._clipper.clips else None
-        status: int = self._plan.step(grads, arrays, numbers, grad_scale, factors, self._work)
-        if status == 0:
+        work = None if self._between is None else functools.partial(self._between, values)
+        status: int = self._plan.step(grads, arrays, numbers, grad_scale, factors, work)
+        if status == 0 and work is not None:
             self._commit()
         for tensors, projection in self._projections:
             projection.apply([bool(self._counts[i] != before[i]) for i in tensors])
@@ -884,7 +886,7 @@ class Optimizer(_Typed):
             or self.noise is not None
             or self.decay is not None
             or self._averages is not None
-            or self._work is not None
+            or self._between is not None
         )
 
     def _advance(self, grads: Any, **inputs: Any) -> bool:
