@@ -19,7 +19,7 @@ from schuss.stages import Decay, GradientNoise, Skip
 from schuss.wrappers import __path__ as _wrappers_folder
 
 if TYPE_CHECKING:
-    from schuss import aggregation, schedules
+    from schuss import aggregation, linalg, schedules
     from schuss.checkpoint import CheckpointError
     from schuss.insight import GradientNoiseScale, gradient_noise_scale
     from schuss.masks import DropoutMask, dropout
@@ -55,6 +55,7 @@ __all__ = [
     "get_num_threads",
     "gradient_noise_scale",
     "instruction_sets",
+    "linalg",
     "lr_find",
     "math",
     "optimizers",
@@ -124,7 +125,7 @@ def wrappers() -> dict[str, type[Wrapper]]:
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("aggregation", "catalogue", "constraints", "optimizer", "reference", "schedules", "wrapper"):
+    if name in ("aggregation", "catalogue", "constraints", "linalg", "optimizer", "reference", "schedules", "wrapper"):
         return importlib.import_module(f"schuss.{name}")
     if name in _LAZY:
         globals()[name] = value = getattr(importlib.import_module(f"schuss.{_LAZY[name]}"), name)

@@ -4,6 +4,7 @@ from schuss import aggregation as aggregation
 from schuss import catalogue as catalogue
 from schuss import clipping as clipping
 from schuss import constraints as constraints
+from schuss import linalg as linalg
 from schuss import math as math
 from schuss import reference as reference
 from schuss import schedules as schedules
