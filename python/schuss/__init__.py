@@ -20,6 +20,7 @@ from schuss.wrappers import __path__ as _wrappers_folder
 
 if TYPE_CHECKING:
     from schuss import aggregation, linalg, schedules
+    from schuss.attention import qk_clip
     from schuss.checkpoint import CheckpointError
     from schuss.insight import GradientNoiseScale, gradient_noise_scale
     from schuss.masks import DropoutMask, dropout
@@ -59,6 +60,7 @@ __all__ = [
     "lr_find",
     "math",
     "optimizers",
+    "qk_clip",
     "reference",
     "schedules",
     "set_num_threads",
@@ -77,6 +79,7 @@ _LAZY = {
     "dropout": "masks",
     "gradient_noise_scale": "insight",
     "lr_find": "range_test",
+    "qk_clip": "attention",
 }
 
 

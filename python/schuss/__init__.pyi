@@ -13,6 +13,7 @@ from schuss._runtime import instruction_sets as instruction_sets
 from schuss._runtime import set_num_threads as set_num_threads
 from schuss._runtime import show_runtime as show_runtime
 from schuss._runtime import use_isa as use_isa
+from schuss.attention import qk_clip as qk_clip
 from schuss.checkpoint import CheckpointError as CheckpointError
 from schuss.clipping import AdaGC as AdaGC
 from schuss.clipping import AutoClip as AutoClip
