@@ -112,8 +112,8 @@ def orthogonalize(
     coefficients : str or sequence of triples
         A schedule of `COEFFICIENTS` or (a, b, c) of each step. Where singular values of 1e-2 to 1 times the norm go, and what
         those of 1e-3 still reach: "jordan", 5 steps, [0.68, 1.14], 0.47; "quintic", 5 steps, [0.97, 1.04], 0.47;
-        "polar_express_5", 5 steps, s = 1.02, [0.85, 1.15], 0.84; "polar_express", 8 steps, s = 1.01, and "exact", 12 steps, 1 up
-        to rounding. s is 1 elsewhere.
+        "polar_express_5", 5 steps, s = 1.02, [0.85, 1.15], 0.84; "polar_express", 8 steps, s = 1.01, and "exact", 12 steps, 1
+        but for rounding. s is 1 elsewhere.
     steps : int, optional
         In {1, 2, 3, ...}; the schedule's own number if not given. Beyond that its last triple is repeated.
     form : {"auto", "plain", "gram"}
@@ -223,7 +223,9 @@ class _Iteration:
         products = (len(self.triples) + 5) // 4 if self.gram else len(self.triples)
         first, second = (own, last) if products % 2 else (last, own)
         np.copyto(first, x)
-        first /= np.maximum(safety * _norms(first), eps).astype(first.dtype)
+        divisors = np.maximum(safety * _norms(first), eps)
+        within = (divisors > np.finfo(first.dtype).tiny) & (divisors < np.finfo(first.dtype).max)
+        first /= divisors.astype(first.dtype) if within.all() else divisors
         squares = [each[:batch] for each in self.square]
         (self._gram if self.gram else self._plain)(first, second, squares)
         if last is not out:
