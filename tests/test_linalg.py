@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,7 @@ def tolerance(dtype: Any, single: float, double: float) -> float:
 
 def newton_schulz(x: Array, triples: Any, safety: float = 1.0, eps: float = 1e-7) -> Array:
     """The formula of the docstring, in float64."""
-    wide = x.astype(np.float64)
+    wide: Array = x.astype(np.float64)
     wide = wide / np.maximum(safety * np.sqrt((wide * wide).sum(axis=(-2, -1), keepdims=True)), eps)
     for a, b, c in triples:
         gram = wide @ wide.mT
@@ -150,7 +152,8 @@ def test_polar_express_is_optimal(name: str, safety: float) -> None:
         scale = safety if i < len(table) - 1 or name == "polar_express" else 1.0
         p = np.polynomial.Polynomial([0, a * scale, 0, b * scale**3, 0, c * scale**5])
         left = max(lower, 0.02 * upper)
-        inner = np.sort([root.real for root in p.deriv().roots() if left < root.real < upper])
+        extrema = np.sort(np.real(p.deriv().roots()))
+        inner = extrema[(extrema > left) & (extrema < upper)]
         assert len(inner) == 2
         values = p(np.array([left, *inner, upper]))
         assert values[0] == pytest.approx(values[2], rel=1e-9)
@@ -350,3 +353,417 @@ def test_nearer_than_torch(rng: np.random.Generator) -> None:
     exact = newton_schulz(x, [triple] * 5)
     assert np.abs(ours - exact).max() < 5e-6
     assert 1e-3 < np.abs(theirs - exact).max() < 3e-2
+
+
+# ---- roots and bases ------------------------------------------------------------------------------------------------------
+
+
+def definite(rng: np.random.Generator, *shape: int, condition: float = 100.0) -> Array:
+    """Return symmetric positive definite matrices of a condition number, the largest eigenvalue 3."""
+    q, _ = np.linalg.qr(rng.standard_normal(shape))
+    return (q * np.geomspace(3, 3 / condition, shape[-1])) @ q.mT
+
+
+@every_dtype
+@pytest.mark.parametrize("order", [1, 2, 3, 4, 2.5])
+def test_inverse_root_is_one(order: float, dtype: Any, rng: np.random.Generator) -> None:
+    """Its power times the matrix is the identity; batches are their matrices."""
+    a = definite(rng, 3, 2, 12, 12).astype(dtype)
+    root = linalg.inverse_root(a, order, eps=0.0)
+    assert (root.shape, root.dtype) == (a.shape, dtype)
+    assert np.array_equal(root, root.mT)
+    np.testing.assert_array_equal(linalg.inverse_root(a[1, 1], order, eps=0.0), root[1, 1])
+    values, vectors = np.linalg.eigh(root.astype(np.float64))
+    product = (vectors * values[..., None, :] ** order) @ vectors.mT @ a
+    np.testing.assert_allclose(
+        product, np.broadcast_to(np.eye(12), a.shape), rtol=0, atol=tolerance(dtype, 2e-4, 1e-12)
+    )
+    np.testing.assert_array_equal(linalg.inverse_root(a, 7, eps=0.0, exponent=1 / order), root)
+
+
+@pytest.mark.peers
+def test_inverse_root_as_scipy_has_it(rng: np.random.Generator) -> None:
+    scipy_linalg = pytest.importorskip("scipy.linalg")
+    a = definite(rng, 20, 20)
+    for order in (1, 2, 4, 8):
+        expected = scipy_linalg.fractional_matrix_power(a, -1 / order)
+        np.testing.assert_allclose(linalg.inverse_root(a, order, eps=0.0), expected, rtol=0, atol=1e-11)
+
+
+@pytest.mark.peers
+def test_inverse_root_as_pytorch_optimizer_has_it(rng: np.random.Generator) -> None:
+    """Shampoo's, by singular values, which are the eigenvalues."""
+    torch = pytest.importorskip("torch")
+    matrix = pytest.importorskip("pytorch_optimizer.optimizer.utils.matrix")
+    a = definite(rng, 20, 20)
+    for order in (2, 4):
+        expected = matrix.compute_power_svd(torch.from_numpy(a), order).numpy()
+        np.testing.assert_allclose(linalg.inverse_root(a, order, eps=0.0), expected, rtol=0, atol=1e-12)
+
+
+@every_dtype
+def test_inverse_root_of_singular_matrices(dtype: Any, rng: np.random.Generator) -> None:
+    """Eigenvalues are shifted until the least is eps, those that rounding made negative as well."""
+    g = rng.standard_normal((9, 4))
+    a = (g @ g.T).astype(dtype)
+    root = linalg.inverse_root(a, 4, eps=1e-3)
+    values, vectors = np.linalg.eigh(a.astype(np.float64))
+    shifted = np.maximum(values, 0) + 1e-3
+    expected = (vectors * shifted**-0.25) @ vectors.T
+    np.testing.assert_allclose(root, expected, rtol=0, atol=tolerance(dtype, 5e-3, 1e-11))
+    negative = np.diag(np.array([2.0, -1.0])).astype(dtype)
+    np.testing.assert_allclose(linalg.inverse_root(negative, 1, eps=0.5), np.diag([1 / 3.5, 2.0]), rtol=1e-6)
+    zero = linalg.inverse_root(np.zeros((3, 3), dtype), 2, eps=1e-4)
+    np.testing.assert_allclose(zero, 100 * np.eye(3), rtol=1e-6)
+    assert linalg.inverse_root(np.zeros((0, 0), dtype), 2).shape == (0, 0)
+    assert linalg.inverse_root(np.zeros((0, 3, 3), dtype), 2).shape == (0, 3, 3)
+    np.testing.assert_allclose(linalg.inverse_root(np.full((1, 1), 16.0, dtype), 4), [[0.5]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("function", [lambda a: linalg.inverse_root(a, 4), linalg.eigenbasis])
+def test_in_float64_where_float32_fails(
+    function: Callable[[Array], Array], rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What LAPACK refuses in float32 is tried once more; what it refuses in float64 is an error."""
+    eigh = np.linalg.eigh
+    asked: list[np.dtype[Any]] = []
+
+    def fails_in(*dtypes: Any) -> Callable[[Array], Any]:
+        def failing(a: Array) -> Any:
+            asked.append(a.dtype)
+            if a.dtype in dtypes:
+                raise np.linalg.LinAlgError("Eigenvalues did not converge")
+            return eigh(a)
+
+        return failing
+
+    a = definite(rng, 6, 6).astype(np.float32)
+    expected = function(a)
+    monkeypatch.setattr(np.linalg, "eigh", fails_in(np.float32))
+    found = function(a)
+    assert asked == [np.float32, np.float64]
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(np.abs(found), np.abs(expected), rtol=0, atol=2e-5)
+    monkeypatch.setattr(np.linalg, "eigh", fails_in(np.float32, np.float64))
+    for each in (a, a.astype(np.float64)):
+        with pytest.raises(np.linalg.LinAlgError, match="did not converge"):
+            function(each)
+
+
+@every_dtype
+def test_eigenbasis(dtype: Any, rng: np.random.Generator) -> None:
+    a = definite(rng, 2, 10, 10).astype(dtype)
+    q = linalg.eigenbasis(a)
+    assert (q.shape, q.dtype, q.flags.c_contiguous) == (a.shape, dtype, True)
+    close = tolerance(dtype, 5e-6, 1e-13)
+    np.testing.assert_allclose(q.mT @ q, np.broadcast_to(np.eye(10), a.shape), rtol=0, atol=close)
+    np.testing.assert_allclose(q.mT @ a @ q, np.geomspace(3, 0.03, 10) * np.eye(10) * np.ones((2, 1, 1)), atol=close)
+    assert linalg.eigenbasis(np.zeros((0, 0), dtype)).shape == (0, 0)
+
+
+@every_dtype
+def test_refreshed_basis(dtype: Any, rng: np.random.Generator) -> None:
+    """It stays the eigenvectors where it is, orders what came in another order, and converges to them from elsewhere."""
+    a = definite(rng, 2, 8, 8).astype(dtype)
+    close = tolerance(dtype, 5e-6, 1e-13)
+    exact = linalg.eigenbasis(a)
+    shuffled = exact[..., [3, 1, 0, 2, 4, 7, 6, 5]]
+    basis, order = linalg.refreshed_basis(a, shuffled)
+    assert (basis.dtype, order.shape) == (dtype, (2, 8))
+    assert (order == [2, 1, 3, 0, 4, 7, 6, 5]).all()
+    np.testing.assert_allclose(np.abs(basis), np.abs(exact), rtol=0, atol=close)
+    q = np.broadcast_to(np.linalg.qr(rng.standard_normal((8, 8)))[0].astype(dtype), a.shape)
+    for _ in range(200):
+        q, order = linalg.refreshed_basis(a, q)
+    assert (order == np.arange(8)).all()
+    np.testing.assert_allclose(np.abs(q), np.abs(exact), rtol=0, atol=20 * close)
+    single, first = linalg.refreshed_basis(a[0], shuffled[0])
+    np.testing.assert_array_equal(first, [2, 1, 3, 0, 4, 7, 6, 5])
+    np.testing.assert_allclose(single, basis[0], rtol=0, atol=close)
+    assert linalg.refreshed_basis(a[:0], a[:0])[1].shape == (0, 8)
+
+
+@pytest.mark.peers
+def test_bases_as_pytorch_optimizer_has_them(rng: np.random.Generator) -> None:
+    """SOAP's two functions, in float32, where its own QR is."""
+    torch = pytest.importorskip("torch")
+    soap = pytest.importorskip("pytorch_optimizer.optimizer.soap").SOAP
+    a, later = (definite(rng, 12, 12).astype(np.float32) for _ in range(2))
+    (theirs,) = soap.get_orthogonal_matrix([torch.from_numpy(a)])
+    q = linalg.eigenbasis(a)
+    np.testing.assert_allclose(np.abs(q), np.abs(theirs.numpy()), rtol=0, atol=2e-5)
+    optimizer = soap([torch.zeros(12, requires_grad=True)])
+    squares = torch.arange(12.0)
+    state = {"GG": [torch.from_numpy(later)], "Q": [torch.from_numpy(q)], "exp_avg_sq": squares}
+    (theirs,) = optimizer.get_orthogonal_matrix_qr(state)
+    basis, order = linalg.refreshed_basis(later, q)
+    np.testing.assert_array_equal(order, state["exp_avg_sq"].numpy())
+    np.testing.assert_allclose(basis, theirs.numpy(), rtol=0, atol=1e-5)
+
+
+# ---- triangular systems ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scipy", [True, False])
+@every_dtype
+def test_solve_triangular(scipy: bool, dtype: Any, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With SciPy and without."""
+    if scipy:
+        pytest.importorskip("scipy.linalg")
+    else:
+        without_scipy(monkeypatch)
+    for n, k in ((1, 1), (7, 3), (30, 50), (5, 0)):
+        t = (np.triu(rng.standard_normal((n, n)), 1) / n + np.diag(rng.uniform(1, 2, n))).astype(dtype)
+        filled = t + np.tril(np.full((n, n), np.nan, dtype), -1)
+        b = rng.standard_normal((n, k)).astype(dtype)
+        close = tolerance(dtype, 1e-5, 1e-13)
+        for matrix in (filled, np.asfortranarray(filled)):
+            x = linalg.solve_triangular(matrix, b)
+            assert (x.shape, x.dtype) == (b.shape, dtype)
+            np.testing.assert_allclose(t @ x, b, rtol=0, atol=close)
+            x = linalg.solve_triangular(matrix, b.T, right=True)
+            assert (x.shape, x.dtype) == (b.T.shape, dtype)
+            np.testing.assert_allclose(x @ t, b.T, rtol=0, atol=close)
+    singular = np.triu(np.ones((3, 3), dtype))
+    singular[1, 1] = 0
+    with pytest.raises(np.linalg.LinAlgError):
+        linalg.solve_triangular(singular, np.ones((3, 2), dtype))
+
+
+def without_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = builtins.__import__
+
+    def refusing(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.split(".")[0] == "scipy":
+            raise ImportError(name)
+        return original(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refusing)
+
+
+# ---- oracles --------------------------------------------------------------------------------------------------------------
+
+
+def by_hand(norm: str, m: Array, normalized: bool, at_least_one: bool = False) -> Array:
+    """The code of Pethick et al. (github.com/LIONS-EPFL/scion), formula by formula, in float64."""
+    m = m.astype(np.float64)
+    jordan = [(3.4445, -4.7750, 2.0315)] * 5
+    if norm == "spectral":
+        scale = math.sqrt(m.shape[0] / m.shape[1]) if normalized else math.sqrt(m.shape[0])
+        return newton_schulz(m, jordan) * (max(1.0, scale) if at_least_one else scale)
+    if norm == "spectral_conv":
+        outputs, inputs, k = m.shape[:3]
+        orthogonal = newton_schulz(m.reshape(outputs, -1), jordan).reshape(m.shape)
+        return orthogonal * (outputs / inputs) ** 0.5 / k ** (m.ndim - 2)
+    if norm == "sign":
+        return np.sign(m) / (m.shape[1] if normalized else 1)
+    if norm == "column":
+        rms = np.sqrt((m**2).sum(axis=0, keepdims=True)) / math.sqrt(m.shape[0])
+        return m / (rms * (m.shape[1] if normalized else 1) + 1e-8)
+    if norm == "row":
+        length = np.sqrt((m**2).sum(axis=1, keepdims=True))
+        return m / (length * (math.sqrt(m.shape[1]) if normalized else 1) + 1e-8)
+    return m / (np.sqrt(np.mean(m**2)) + 1e-8)
+
+
+SHAPES: dict[str, list[tuple[int, ...]]] = {
+    "spectral": [(6, 6), (5, 9), (9, 5)],
+    "spectral_conv": [(6, 4, 3), (6, 4, 3, 3), (3, 8, 2, 2)],
+    "sign": [(5, 9)],
+    "column": [(5, 9), (9, 5)],
+    "row": [(5, 9), (9, 5)],
+    "bias_rms": [(), (1,), (7,)],
+}
+DEFAULTS = {"column": False}
+
+
+@every_dtype
+@pytest.mark.parametrize("norm", SHAPES)
+def test_oracles(norm: linalg.Norm, dtype: Any, rng: np.random.Generator) -> None:
+    close = tolerance(dtype, 1e-5, 1e-13)
+    for shape in SHAPES[norm]:
+        m = np.asarray(rng.standard_normal(shape)).astype(dtype)
+        found = linalg.lmo(m, norm)
+        assert (found.shape, found.dtype) == (m.shape, dtype)
+        np.testing.assert_allclose(found, by_hand(norm, m, DEFAULTS.get(norm, True)), rtol=1e-5, atol=close)
+        out = np.empty_like(m)
+        assert linalg.lmo(m, norm, out=out) is out
+        assert np.array_equal(out, found)
+        if norm in ("spectral", "sign", "column", "row"):
+            for normalized in (False, True):
+                expected = by_hand(norm, m, normalized)
+                np.testing.assert_allclose(linalg.lmo(m, norm, normalized=normalized), expected, rtol=1e-5, atol=close)
+        if norm in ("column", "row"):
+            turned = linalg.lmo(m, norm, transposed=True)
+            np.testing.assert_allclose(turned, linalg.lmo(np.ascontiguousarray(m.T), norm).T, rtol=close)
+        if norm == "spectral":
+            found = linalg.lmo(m, norm, at_least_one=True)
+            np.testing.assert_allclose(found, by_hand(norm, m, True, True), rtol=1e-5, atol=close)
+        assert not linalg.lmo(np.zeros_like(m), norm).any()
+        assert linalg.lmo(m, norm, out=m) is m
+
+
+@pytest.mark.parametrize("norm", ["spectral", "sign", "column", "row", "bias_rms"])
+def test_oracles_maximise(norm: linalg.Norm, rng: np.random.Generator) -> None:
+    """No other point of the ball has a greater inner product: the norms of the paper's Table 2 and 3."""
+    m = rng.standard_normal(8 if norm == "bias_rms" else (8, 5))
+    inputs = m.shape[-1]
+    norms: dict[str, Callable[[Array], float]] = {
+        "spectral": lambda u: float(np.linalg.norm(u, 2)) * math.sqrt(inputs / 8),
+        "sign": lambda u: inputs * float(np.abs(u).max()),
+        "column": lambda u: float(np.sqrt((u**2).mean(axis=0)).max()),
+        "row": lambda u: math.sqrt(inputs) * float(np.linalg.norm(u, axis=1).max()),
+        "bias_rms": lambda u: float(np.sqrt((u**2).mean())),
+    }
+    best = linalg.lmo(m, norm, coefficients="exact")
+    assert norms[norm](best) == pytest.approx(1, rel=1e-7)
+    for _ in range(200):
+        other = best + 0.3 * rng.standard_normal(m.shape)
+        assert np.vdot(m, other / norms[norm](other)) < np.vdot(m, best)
+
+
+def test_the_oracle_by_shape(rng: np.random.Generator) -> None:
+    for shape, norm in (((), "bias_rms"), ((4,), "bias_rms"), ((4, 3), "spectral"), ((4, 3, 2), "spectral_conv")):
+        m = np.asarray(rng.standard_normal(shape))
+        np.testing.assert_array_equal(linalg.lmo(m), linalg.lmo(m, norm))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(
+        linalg.lmo(m, coefficients="polar_express", steps=7),
+        linalg.lmo(m, "spectral_conv", coefficients="polar_express", steps=7),
+    )
+
+
+# ---- refusals -------------------------------------------------------------------------------------------------------------
+
+X = np.ones((2, 3))
+SQUARE = np.eye(2)
+READ_ONLY = np.ones((2, 3))
+READ_ONLY.flags.writeable = False
+NAMED = "'jordan', 'quintic', 'polar_express', 'polar_express_5', 'exact'"
+REFUSALS: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (
+        lambda: linalg.orthogonalize([[1.0]]),  # type: ignore[arg-type]
+        TypeError,
+        "linalg.orthogonalize: x is a list, not a NumPy array; pass numpy.asarray of it",
+    ),
+    (
+        lambda: linalg.orthogonalize(X.astype(np.float16)),
+        TypeError,
+        "linalg.orthogonalize: x must be of float32 or float64, got float16; convert it",
+    ),
+    (
+        lambda: linalg.orthogonalize(np.ones(3)),
+        ValueError,
+        "linalg.orthogonalize: x must have shape (..., m, n), got (3,)",
+    ),
+    (
+        lambda: linalg.orthogonalize(X, coefficients="cubic"),
+        ValueError,
+        f"linalg.orthogonalize: coefficients must be one of {NAMED} or triples (a, b, c), got 'cubic'",
+    ),
+    (
+        lambda: linalg.orthogonalize(X, coefficients=[]),
+        ValueError,
+        "linalg.orthogonalize: coefficients must be a name or at least one triple (a, b, c), got []",
+    ),
+    (
+        lambda: linalg.orthogonalize(X, coefficients=(1.5, -0.5, 0.0)),  # type: ignore[arg-type]
+        ValueError,
+        "linalg.orthogonalize: coefficients must be triples (a, b, c) of finite numbers, got 1.5",
+    ),
+    (
+        lambda: linalg.orthogonalize(X, coefficients=[(1.5, -0.5, math.nan)]),
+        ValueError,
+        "linalg.orthogonalize: coefficients must be triples (a, b, c) of finite numbers, got (1.5, -0.5, nan)",
+    ),
+    (
+        lambda: linalg.orthogonalize(X, steps=0),
+        ValueError,
+        "linalg.orthogonalize: steps must be in {1, 2, ...}, got 0",
+    ),
+    (
+        lambda: linalg.orthogonalize(X, form="wide"),  # type: ignore[arg-type]
+        ValueError,
+        "linalg.orthogonalize: form must be 'auto', 'plain' or 'gram', got 'wide'",
+    ),
+    (
+        lambda: linalg.orthogonalize(X, eps=0.0),
+        ValueError,
+        "linalg.orthogonalize: eps must be in (0, inf), got 0",
+    ),
+    (
+        lambda: linalg.orthogonalize(X, out=np.ones((3, 2))),
+        ValueError,
+        "linalg.orthogonalize: out has shape (3, 2) and dtype float64, but (2, 3) and float64 are needed; pass an array of "
+        "these",
+    ),
+    (
+        lambda: linalg.orthogonalize(X, out=READ_ONLY),
+        ValueError,
+        "linalg.orthogonalize: out is read-only; pass an array that can be written",
+    ),
+    (
+        lambda: linalg.inverse_root(X, 2),
+        ValueError,
+        "linalg.inverse_root: a must have shape (..., n, n), got (2, 3)",
+    ),
+    (
+        lambda: linalg.inverse_root(SQUARE, 0),
+        ValueError,
+        "linalg.inverse_root: order must be in (0, inf), got 0",
+    ),
+    (
+        lambda: linalg.inverse_root(SQUARE, 2, eps=-1.0),
+        ValueError,
+        "linalg.inverse_root: eps must be in [0, inf), got -1",
+    ),
+    (
+        lambda: linalg.inverse_root(np.diag([1.0, np.nan]), 2),
+        np.linalg.LinAlgError,
+        "linalg.inverse_root: a is not finite; keep what an earlier one gave",
+    ),
+    (
+        lambda: linalg.inverse_root(np.zeros((2, 2)), 2, eps=0.0),
+        np.linalg.LinAlgError,
+        "linalg.inverse_root: the root is not finite; raise eps",
+    ),
+    (
+        lambda: linalg.eigenbasis(np.diag([1.0, np.inf])),
+        np.linalg.LinAlgError,
+        "linalg.eigenbasis: a is not finite; keep what an earlier one gave",
+    ),
+    (
+        lambda: linalg.refreshed_basis(SQUARE, np.eye(3)),
+        ValueError,
+        "linalg.refreshed_basis: q has shape (3, 3) and dtype float64, but a has (2, 2) and float64; pass arrays alike",
+    ),
+    (
+        lambda: linalg.refreshed_basis(SQUARE, np.diag([1.0, np.nan])),
+        np.linalg.LinAlgError,
+        "linalg.refreshed_basis: a or q is not finite; keep the basis",
+    ),
+    (
+        lambda: linalg.solve_triangular(SQUARE, np.ones((3, 2))),
+        ValueError,
+        "linalg.solve_triangular: t and b have shapes (2, 2) and (3, 2) and dtypes float64 and float64; pass (n, n) and (2, k) "
+        "of one dtype",
+    ),
+    (
+        lambda: linalg.lmo(X, "nuclear"),  # type: ignore[arg-type]
+        ValueError,
+        "linalg.lmo: norm must be one of 'auto', 'spectral', 'spectral_conv', 'sign', 'column', 'row', 'bias_rms', got "
+        "'nuclear'",
+    ),
+    (
+        lambda: linalg.lmo(np.ones(3), "row"),
+        ValueError,
+        "linalg.lmo: m must have 2 axes for 'row', got shape (3,)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), REFUSALS, ids=[message[:60] for *_, message in REFUSALS])
+def test_refusals(call: Callable[[], Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as raised:
+        call()
+    assert str(raised.value) == message
+    assert (X == 1).all()

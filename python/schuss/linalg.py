@@ -115,7 +115,7 @@ def orthogonalize(
         "polar_express_5", 5 steps, s = 1.02, [0.85, 1.15], 0.84; "polar_express", 8 steps, s = 1.01, and "exact", 12 steps, 1
         but for rounding. s is 1 elsewhere.
     steps : int, optional
-        In {1, 2, 3, ...}; the schedule's own number if not given. Beyond that its last triple is repeated.
+        In {1, 2, ...}; the schedule's own number if not given. Beyond that its last triple is repeated.
     form : {"auto", "plain", "gram"}
         "gram" iterates on :math:`X X^\top` and multiplies x after two steps and at the end, which is less work for matrices
         that are far from square; "auto" chooses by shape.
