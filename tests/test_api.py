@@ -644,7 +644,7 @@ def test_bits_of_bfloat16(variant: Variant, state_dtype: Any, rng: np.random.Gen
         declared.step([g.view(np.uint16) for g in grads], **as_bits)
     assert [a.tobytes() for a in everything(typed)] == [a.tobytes() for a in everything(declared)]
     expected = np.uint16 if state_dtype else np.float32
-    like_elements = declared._slots[: len(declared._slots) - len(cls.shaped)]
+    like_elements = declared._slots[: len(declared._slots) - len(variant.cls.shaped)]
     assert {a.dtype for slot in like_elements for a in slot if a is not None} <= {np.dtype(expected)}
 
 

@@ -273,7 +273,8 @@ def _folded(asked: Sweep, rows: int, columns: int) -> tuple[NDArray[np.float64],
         if largest:
             over_columns.append(term.max(axis=1, initial=0.0).reshape(-1))
             continue
-        tiles = [np.add.reduce(term[:, at : at + height], axis=1) for at in range(0, rows, height)]
+        # (A reduction may add in another order: along one column, for example, it does.)
+        tiles = [np.add.accumulate(term[:, at : at + height], axis=1)[:, -1] for at in range(0, rows, height)]
         total = np.zeros_like(tiles[0])
         for tile in tiles:
             total = total + tile
