@@ -81,6 +81,10 @@ def compare(rule: str, witness: Witness, arguments: dict[str, Any], rng: np.rand
             grads[1] *= 0  # norms and moments of nothing
         inputs = inputs_for(ours, grads, rng)
         ours.step(grads, **inputs)
+        if hasattr(ours, "update_hessian"):  # curvature from the caller, after every third step
+            inputs["samples"] = numbers(rng) if step % 3 == 0 else None
+            if step % 3 == 0:
+                ours.update_hessian(inputs["samples"])
         theirs.step(grads, **inputs)
         yardstick.compare("params", ours.params, list(theirs.params))
         for slot, values in ours.state.items():

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from schuss import aggregation, linalg, schedules
     from schuss.attention import qk_clip
     from schuss.checkpoint import CheckpointError
+    from schuss.curvature import hutchinson
     from schuss.insight import GradientNoiseScale, gradient_noise_scale
     from schuss.masks import DropoutMask, dropout
     from schuss.range_test import lr_find
@@ -55,6 +56,7 @@ __all__ = [
     "dropout",
     "get_num_threads",
     "gradient_noise_scale",
+    "hutchinson",
     "instruction_sets",
     "linalg",
     "lr_find",
@@ -78,6 +80,7 @@ _LAZY = {
     "Wrapper": "wrapper",
     "dropout": "masks",
     "gradient_noise_scale": "insight",
+    "hutchinson": "curvature",
     "lr_find": "range_test",
     "qk_clip": "attention",
 }

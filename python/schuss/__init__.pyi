@@ -20,6 +20,7 @@ from schuss.clipping import AutoClip as AutoClip
 from schuss.clipping import ClipAdaptive as ClipAdaptive
 from schuss.clipping import ClipNorm as ClipNorm
 from schuss.clipping import ClipValue as ClipValue
+from schuss.curvature import hutchinson as hutchinson
 from schuss.insight import GradientNoiseScale as GradientNoiseScale
 from schuss.insight import gradient_noise_scale as gradient_noise_scale
 from schuss.masks import DropoutMask as DropoutMask
@@ -86,6 +87,8 @@ from schuss.optimizers.sgdw import SGDW as SGDW
 from schuss.optimizers.signsgd import SignSGD as SignSGD
 from schuss.optimizers.signum import Signum as Signum
 from schuss.optimizers.simplified_ademamix import SimplifiedAdEMAMix as SimplifiedAdEMAMix
+from schuss.optimizers.sophia_g import SophiaG as SophiaG
+from schuss.optimizers.sophia_h import SophiaH as SophiaH
 from schuss.optimizers.stable_adamw import StableAdamW as StableAdamW
 from schuss.optimizers.tiger import Tiger as Tiger
 from schuss.optimizers.yogi import Yogi as Yogi

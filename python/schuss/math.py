@@ -19,6 +19,7 @@ __all__ = [
     "power",
     "products",
     "radial_part",
+    "random_signs",
     "random_words",
     "row_dot",
     "row_total",
@@ -153,6 +154,38 @@ def random_words(key: int, size: int) -> NDArray[np.uint32]:
     return np.stack(_threefry(_words(key), _words(np.arange((size + 1) // 2))), axis=-1).reshape(-1)[:size]
 
 
+def _key(seed: int, t: int, stream: int) -> Any:
+    """Return the key of a tensor's random numbers at a step, as two words."""
+    return _threefry(_threefry(_words(seed), _words(t)), _words(stream))
+
+
+def random_signs(seed: int, t: int, stream: int, size: int) -> NDArray[np.int8]:
+    """Return random signs, -1 and 1: a function of the arguments, without further state.
+
+    The bits of `random_words`, the lowest of each word first, under the key that `normals` has; a 1 is the sign -1.
+
+    Parameters
+    ----------
+    seed : int
+        In [0, 2**53].
+    t : int
+        The step.
+    stream : int
+        Of the tensor, in [0, 2**64): a hash of its name.
+    size : int
+        How many.
+
+    Examples
+    --------
+    >>> random_signs(0, 1, 0, 8)
+    array([-1,  1,  1, -1, -1, -1, -1,  1], dtype=int8)
+    """
+    low, high = (int(word) for word in _key(seed, t, stream))
+    words = random_words(low | high << 32, -(-size // 32)).astype("<u4")
+    bits = np.unpackbits(words.view(np.uint8), count=size, bitorder="little")
+    return np.int8(1) - np.int8(2) * bits.view(np.int8)
+
+
 def _polynomial(coefficients: Sequence[float], x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return a polynomial's value by Horner's rule; the constant is first."""
     sum_ = np.full_like(x, coefficients[-1])
@@ -212,7 +245,7 @@ def normals(seed: int, t: int, stream: int, size: int) -> NDArray[np.float64]:
     >>> normals(0, 1, 0, 1000).std().round(2)
     np.float64(0.99)
     """
-    key = _threefry(_threefry(_words(seed), _words(t)), _words(stream))
+    key = _key(seed, t, stream)
     low, high = _threefry(key, _words(np.arange(size)))
     mantissa = high.astype(np.uint64) << np.uint64(20) | (low >> np.uint32(12)).astype(np.uint64)
     return _quantile((np.uint64(0x3FF0000000000000) | mantissa).view(np.float64) - 1.0 + 2.0**-53)

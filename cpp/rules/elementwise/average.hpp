@@ -6,15 +6,19 @@
 namespace schuss {
 namespace {
 
-/// A weighted mean of what was there and what comes. Polyak & Juditsky (1992), https://doi.org/10.1137/0330046
+/// A weighted mean of what was there and what comes, or its square. Polyak & Juditsky (1992),
+/// https://doi.org/10.1137/0330046
+template <bool squares>
 struct average {
+    static constexpr Names flags{"squares"};
     static constexpr Names hyper{"weight"};
     static constexpr Names state{};
 
     template <class T>
     static auto at(double, double weight) {
         return [weight = T(weight), all = T(weight == 1 ? 1 : 0)](T& p, T g) {
-            p = where(all > T(0), g, p + weight * (g - p));
+            const T x = squares ? g * g : g;
+            p = where(all > T(0), x, p + weight * (x - p));
         };
     }
 };

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from schuss.hyperparameters import Fraction, NonNegative
+from schuss.hyperparameters import Fraction, NonNegative, Switch
 from schuss.math import one_minus_power
 from schuss.optimizer import Optimizer
 
@@ -21,10 +21,11 @@ class AdaHessian(Optimizer, rule="adahessian"):
         p &\leftarrow (1 - \eta \lambda) p - \eta \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
 
     with h an estimate of the diagonal, for example Hutchinson's :math:`z \odot H z` with random signs z, which the caller
-    passes: ``opt.step(grads, hessian=h)``.
+    passes: ``opt.step(grads, hessian=schuss.hutchinson(hvp, opt.params, seed=0, step=opt.t))``. With `half_power` the root
+    is taken once more.
 
     Yao et al. (2021), *ADAHESSIAN: An Adaptive Second Order Optimizer for Machine Learning*,
-    https://arxiv.org/abs/2006.00719 (with Hessian power 1)
+    https://arxiv.org/abs/2006.00719
 
     Parameters
     ----------
@@ -38,13 +39,17 @@ class AdaHessian(Optimizer, rule="adahessian"):
         Added outside the root, in [0, inf).
     weight_decay : float or schedule
         λ, the decay per unit of step size, in [0, inf).
+    half_power : bool
+        Hessian power 1/2: divide by :math:`(v / (1 - \beta_2^t))^{1/4}`, which reacts less to the curvature. The paper's
+        power 1 without.
 
     Notes
     -----
     State: `m` and `v`, one value each per element (8 bytes per float32 parameter).
 
-    Where Hessian-vector products are cheap and the problem is badly conditioned. The paper averages h over the spatial
-    axes of convolutions: average it before passing it.
+    Where Hessian-vector products are cheap and the problem is badly conditioned. The paper averages the magnitude of h over
+    the spatial axes of convolutions, which ``schuss.hutchinson(..., spatial=True)`` does. Other packages let the Hessian power
+    be any number in [0, 1].
 
     Examples
     --------
@@ -61,11 +66,14 @@ class AdaHessian(Optimizer, rule="adahessian"):
     beta2: Fraction = 0.999  #: decay of the squared diagonal
     eps: NonNegative = 1e-8  #: added outside the root
     weight_decay: NonNegative = 0.0  #: decay of the weights per unit of step size
+    half_power: Switch = False  #: Hessian power 1/2
 
     @staticmethod
-    def reference(p, g, hessian, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
+    def reference(p, g, hessian, m, v, *, t, lr, beta1, beta2, eps, weight_decay, half_power):
         """Step one tensor in NumPy."""
         bias1, bias2 = one_minus_power(beta1, t), one_minus_power(beta2, t)
         m[...] = beta1 * m + (1 - beta1) * g
         v[...] = beta2 * v + (1 - beta2) * (hessian * hessian)
-        p[...] = (1 - lr * weight_decay) * p - (lr / bias1) * (m / ((1 / math.sqrt(bias2)) * np.sqrt(v) + eps))
+        root = 1 / math.sqrt(bias2)
+        size = math.sqrt(root) * np.sqrt(np.sqrt(v)) if half_power else root * np.sqrt(v)
+        p[...] = (1 - lr * weight_decay) * p - (lr / bias1) * (m / (size + eps))

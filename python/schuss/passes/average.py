@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from schuss.hyperparameters import UnitInterval
+from schuss.hyperparameters import Switch, UnitInterval
 from schuss.optimizer import Optimizer
 
 
@@ -15,6 +15,8 @@ class Average(Optimizer, rule="average"):
 
         p \leftarrow p + w (g - p) \qquad\text{or}\qquad p \leftarrow g \text{ where } w = 1
 
+    or, with `squares`, of :math:`g^2` in place of g.
+
     Polyak & Juditsky (1992), *Acceleration of stochastic approximation by averaging*, https://doi.org/10.1137/0330046
 
     Parameters
@@ -23,6 +25,8 @@ class Average(Optimizer, rule="average"):
         The means; for these and the options of every optimizer see `Optimizer`.
     weight : float or schedule
         w, of what is new, in [0, 1]. At 1 it is copied.
+    squares : bool
+        Average the squares of what is passed.
 
     Notes
     -----
@@ -41,8 +45,10 @@ class Average(Optimizer, rule="average"):
     """
 
     weight: UnitInterval = 0.001  #: of what is new
+    squares: Switch = False  #: average the squares
 
     @staticmethod
-    def reference(p, g, *, t, weight):
+    def reference(p, g, *, t, weight, squares):
         """Step one tensor in NumPy."""
-        p[...] = np.where(weight == 1, g, p + weight * (g - p))
+        x = g * g if squares else g
+        p[...] = np.where(weight == 1, x, p + weight * (x - p))
