@@ -19,6 +19,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "Accumulate": {"steps": lambda step: 2 if step < 3 else 3},
     "ClipUpdate": {"limit": 0.5},
     "EMA": {"decay": 0.75},
+    "GaLore": {"rank": 2, "gap": 3},
     "Lookahead": {"k": 2},
     "LossScale": {"interval": 2, "initial": 8.0},
     "Rollback": {"depth": 2},

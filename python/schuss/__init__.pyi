@@ -101,6 +101,7 @@ from schuss.wrapper import Wrapper as Wrapper
 from schuss.wrappers.accumulate import Accumulate as Accumulate
 from schuss.wrappers.clip_update import ClipUpdate as ClipUpdate
 from schuss.wrappers.ema import EMA as EMA
+from schuss.wrappers.galore import GaLore as GaLore
 from schuss.wrappers.lookahead import Lookahead as Lookahead
 from schuss.wrappers.loss_scale import LossScale as LossScale
 from schuss.wrappers.mechanic import Mechanic as Mechanic

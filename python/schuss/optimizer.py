@@ -10,6 +10,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, dataclass_transform
 
 import numpy as np
@@ -191,6 +192,8 @@ class Optimizer(_Typed):
     options: ClassVar[dict[str, Any]] = {}
     #: Slots whose arrays have shapes of their own, see `shape_of`; the others have their parameter's shape, or are numbers.
     shaped: ClassVar[tuple[str, ...]] = ()
+    #: What steps in the place of parameters, by the tensor's number: arrays of other shapes, which a wrapper reads.
+    _stand_ins: Mapping[int, NDArray[Any]] = MappingProxyType({})
     #: Hyper-parameters that groups may override although the sums of the rule run over all tensors.
     per_group: ClassVar[frozenset[str]] = frozenset({"weight_decay", "l2", "l1"})
 
@@ -496,13 +499,25 @@ class Optimizer(_Typed):
                     "call rebind(params)"
                 )
 
+    def _stand_in(self, shapes: Mapping[int, tuple[int, ...]]) -> None:
+        """Step arrays of other shapes in the place of some parameters from now on, with fresh state in these shapes."""
+        self._stand_ins = {
+            i: np.zeros(shape, memory.compute_dtype(self._leaves[i])) for i, shape in sorted(shapes.items())
+        }
+        self._take(self._tree, self._groups, self._flags, self._group_of)
+
+    @property
+    def _stepped(self) -> list[Any]:
+        """What the rule steps: the parameters, and what stands in for some."""
+        return [self._stand_ins.get(i, leaf) for i, leaf in enumerate(self._leaves)]
+
     def _allocate_state(self) -> None:
         """Make the slots of the rule and fill them with what they hold before the first step."""
         kernel = self._kernel()
         self._element_slots: list[str | None] = kernel["state"]
         self._scalar_slots: list[str] = kernel["scalars"]
         # The plan has the sentence for what cannot be stepped.
-        arrays = [leaf if memory.is_steppable(leaf) else np.zeros(0) for leaf in self._leaves]
+        arrays = [leaf if memory.is_steppable(leaf) else np.zeros(0) for leaf in self._stepped]
         present = [slot for slot in self._element_slots if slot is not None]
 
         def keeps(slot: int, tensor: int) -> bool:
@@ -590,7 +605,7 @@ class Optimizer(_Typed):
             self._flags,
             trees.structure(self._tree),
             self._paths,
-            self._leaves,
+            self._stepped,
             self._group_of,
             len(self._groups),
             [self._stream(i) for i in range(len(self._leaves))],
@@ -610,7 +625,7 @@ class Optimizer(_Typed):
             self._plan.protect([array for array in slot if array is not None])
         self._tell_plan()
         boxes = self._boxes()
-        for i, (path, leaf) in enumerate(zip(self._paths, self._leaves, strict=True)):
+        for i, (path, leaf) in enumerate(zip(self._paths, self._stepped, strict=True)):
             if self._clipper.by_rows and memory.is_fortran(leaf):
                 raise BufferError(
                     f"{type(self).__name__}: params{path} is in Fortran order, but its rows must lie side by side for clip "
@@ -1087,7 +1102,7 @@ class Optimizer(_Typed):
         self._scalars[...] = 0
         self._counts[...] = 0
         self._skips, self._clipper = [0, 0], self._new_clipper()
-        self._fill(self._leaves)
+        self._fill(self._stepped)
         self._make_plan()
 
     def rebind(self, params: trees.Tree) -> None:
@@ -1275,6 +1290,7 @@ class Optimizer(_Typed):
             "options": {key: getattr(self, key) for key in self._all_options()},
             "flags": self._flags,
             "group_of": self._group_of,
+            "stand_ins": {i: array.shape for i, array in self._stand_ins.items()},
             "state": self.state_dict(),
         }
 
@@ -1283,6 +1299,8 @@ class Optimizer(_Typed):
         self._defaults, self._grouped, self._last = dict(state["defaults"]), state["grouped"], None
         self._set_options(**state["options"])
         self._take(state["params"], [dict(group) for group in state["groups"]], state["flags"], list(state["group_of"]))
+        if state["stand_ins"]:
+            self._stand_in(state["stand_ins"])
         self.load_state_dict(state["state"])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:

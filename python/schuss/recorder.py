@@ -197,7 +197,9 @@ class Recorder:
             with np.errstate(all="ignore"):
                 u = new - p
             direction = -1 if base.maximize else 1
-            agreement = _agreement(direction * g, signs[i]) if g is not None and signs else math.nan
+            agreement = math.nan
+            if g is not None and signs and signs[i].shape == g.shape:  # else the slot is in other coordinates
+                agreement = _agreement(direction * g, signs[i])
             clipped = max(last.clipped, _beyond(base._clipper.limit(step), g)) if g is not None else math.nan
             row[:] = _measured(g, p, u, last.hyperparameters[base._group_of[i]]["lr"], agreement, clipped)
         self._records.append(_Record(step, last.skipped, values))

@@ -79,7 +79,7 @@ class Reference:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
-        self._leaves: list[NDArray[Any]] = [leaf.copy(order="K") for leaf in optimizer._leaves]
+        self._leaves: list[NDArray[Any]] = [leaf.copy(order="K") for leaf in optimizer._stepped]
         self._slots: list[list[Any]] = [
             [None if array is None else array.copy(order="K") for array in slot] for slot in optimizer._slots
         ]
@@ -425,7 +425,7 @@ def compare(optimizer: Optimizer, twin: Reference, tolerance: float = 0.0) -> Ch
     Bits count (any NaN equals any other), unless a relative tolerance is given.
     """
     differences = []
-    arrays: dict[str, tuple[Sequence[Any], Sequence[Any]]] = {"params": (optimizer._leaves, twin._leaves)}
+    arrays: dict[str, tuple[Sequence[Any], Sequence[Any]]] = {"params": (optimizer._stepped, twin._leaves)}
     for name, ours, theirs in zip(optimizer._element_slots, optimizer._slots, twin._slots, strict=True):
         if name is not None:
             arrays[f"state[{name!r}]"] = (ours, theirs)
