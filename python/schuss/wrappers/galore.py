@@ -114,6 +114,10 @@ class GaLore(Wrapper):
             raise TypeError(
                 f"{name}: {owner} takes {given[0]} for every element, which has no projection; wrap another optimizer"
             )
+        if base.kind == "matrix":
+            raise TypeError(
+                f"{name}: {owner} keeps state in shapes of its own; wrap an optimizer of single elements, such as Adam"
+            )
         if low and _depends_on_weights(self, base, clip=None):
             raise TypeError(
                 f"{name}: the update of {owner} depends on the weights, which it will not see; wrap one whose update does not, "
