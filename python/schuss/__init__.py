@@ -1,7 +1,7 @@
 """Every optimizer of deep learning as one compiled pass over your NumPy arrays.
 
-Each optimizer and each wrapper is a class of this package, imported on first use: `schuss.optimizers()` and
-`schuss.wrappers()` have them all.
+Each optimizer and each wrapper is a class of this package, imported on first use: `schuss.optimizers()`,
+`schuss.closure_optimizers()` and `schuss.wrappers()` have them all.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from schuss._runtime import configure, get_num_threads, instruction_sets, set_nu
 from schuss.clipping import AdaGC, AutoClip, ClipAdaptive, ClipNorm, ClipValue
 from schuss.optimizer import Group, Optimizer, StateError, StepInfo
 from schuss.optimizers import __path__ as _optimizers_folder  # here, or it would replace the function of its name
+from schuss.second_order import __path__ as _second_order_folder
 from schuss.stages import Decay, GradientNoise, Skip
 from schuss.wrappers import __path__ as _wrappers_folder
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from schuss.masks import DropoutMask, dropout
     from schuss.range_test import lr_find
     from schuss.recorder import Recorder
+    from schuss.second_order._base import ClosureOptimizer
     from schuss.wrapper import Wrapper
 
 __version__: str = _core.__version__
@@ -36,6 +38,7 @@ __all__ = [
     "ClipAdaptive",
     "ClipNorm",
     "ClipValue",
+    "ClosureOptimizer",
     "Decay",
     "DropoutMask",
     "GradientNoise",
@@ -50,6 +53,7 @@ __all__ = [
     "aggregation",
     "catalogue",
     "clipping",
+    "closure_optimizers",
     "constraints",
     "dropout",
     "get_num_threads",
@@ -69,6 +73,7 @@ __all__ = [
 #: What is imported on first use, since few programs need it, and its module.
 _LAZY = {
     "CheckpointError": "checkpoint",
+    "ClosureOptimizer": "second_order._base",
     "DropoutMask": "masks",
     "GradientNoiseScale": "insight",
     "Recorder": "recorder",
@@ -80,17 +85,18 @@ _LAZY = {
 
 
 def _modules() -> dict[str, str]:
-    """Return the modules of optimizers and wrappers by their classes' names in lower case, which have no underscores."""
-    folders = {"optimizers": _optimizers_folder, "wrappers": _wrappers_folder}
+    """Return the modules of classes by these classes' names in lower case, which have no underscores."""
+    folders = {"optimizers": _optimizers_folder, "wrappers": _wrappers_folder, "second_order": _second_order_folder}
     return {
         module.name.replace("_", ""): f"schuss.{package}.{module.name}"
         for package, folder in folders.items()
         for module in pkgutil.iter_modules(folder)
+        if not module.name.startswith("_")
     }
 
 
 def _class_of(key: str, module: str) -> Any:
-    """Import an optimizer's or a wrapper's class, given its name in lower case."""
+    """Import a class, given its name in lower case."""
     found = vars(importlib.import_module(module))
     return next(value for name, value in found.items() if name.lower() == key and isinstance(value, type))
 
@@ -110,6 +116,17 @@ def optimizers() -> dict[str, type[Optimizer]]:
     True
     """
     return _classes("optimizers")
+
+
+def closure_optimizers() -> dict[str, type[ClosureOptimizer]]:
+    """Return every optimizer of the package that evaluates a function itself, by name.
+
+    Examples
+    --------
+    >>> "LBFGS" in schuss.closure_optimizers()
+    True
+    """
+    return _classes("second_order")
 
 
 def wrappers() -> dict[str, type[Wrapper]]:
@@ -138,7 +155,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *optimizers(), *wrappers()])
+    return sorted([*__all__, *optimizers(), *wrappers(), *closure_optimizers()])
 
 
 configure()
