@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from schuss.checkpoint import CheckpointError
     from schuss.insight import GradientNoiseScale, gradient_noise_scale
     from schuss.masks import DropoutMask, dropout
+    from schuss.minimization import minimize, scipy_method
     from schuss.range_test import lr_find
     from schuss.recorder import Recorder
     from schuss.second_order._base import ClosureOptimizer
@@ -61,9 +62,11 @@ __all__ = [
     "instruction_sets",
     "lr_find",
     "math",
+    "minimize",
     "optimizers",
     "reference",
     "schedules",
+    "scipy_method",
     "set_num_threads",
     "show_runtime",
     "use_isa",
@@ -81,6 +84,8 @@ _LAZY = {
     "dropout": "masks",
     "gradient_noise_scale": "insight",
     "lr_find": "range_test",
+    "minimize": "minimization",
+    "scipy_method": "minimization",
 }
 
 
