@@ -168,6 +168,7 @@ class ClosureOptimizer(Declared):
                     "pass float64 or float32"
                 )
         self._dtype = np.dtype(np.float64 if any(leaf.dtype == np.float64 for leaf in leaves) else np.float32)
+        self._eps = 2.0**-52 if self._dtype == np.float64 else 2.0**-23
         self._rounds = any(leaf.dtype != self._dtype for leaf in leaves)
         self._ends = np.cumsum([0, *(leaf.size for leaf in leaves)]).tolist()
         self._size = self._ends[-1]
