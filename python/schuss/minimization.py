@@ -139,8 +139,8 @@ def minimize(
     -----
     A method that does not descend in every step, such as momentum or Adam, returns the best point that it has seen, and
     counts as converged only at such a point. Where the function is noisy, as over batches, the best value is the luckiest:
-    step the optimizer yourself. The schedule-free methods and wrappers are evaluated once more at the end, at the weights
-    that they put in place for evaluation.
+    step the optimizer yourself. The schedule-free methods and ASGD are evaluated once more at the end of their steps,
+    at their averages.
 
     L-BFGS, Newton-CG and Levenberg-Marquardt end by their other tolerances as well, such as ``ftol``; that, too, is success.
 
@@ -300,8 +300,9 @@ def _made_by(method: Method, who: str = "minimize") -> Callable[..., Any]:
         hint = _did_you_mean(key, known) or f"choose one of {', '.join(sorted(known))}"
         raise ValueError(f"{who}: method must name an optimizer, got {method!r}; {hint}")
     if not issubclass(made, Optimizer | ClosureOptimizer):  # type: ignore[arg-type]
-        hint = f"pass a function, lambda x: schuss.{made.__name__}(schuss.Adam(x))"
-        raise ValueError(f"{who}: method must name an optimizer, and {made.__name__} is a wrapper; {hint}")
+        raise ValueError(
+            f"{who}: {made.__name__} is a wrapper; pass a function of x that puts it around an optimizer of x"
+        )
     return made
 
 
@@ -448,7 +449,20 @@ class _Run:
         number = as_float(value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value)
         if number is None:
             raise TypeError(f"minimize: fun_and_grad must return a real number first, got {type(value).__name__}")
-        return number, slope, dict(further[0]) if further else {}
+        return number, self._apart(slope), dict(further[0]) if further else {}
+
+    def _apart(self, slope: Any) -> Any:
+        """Return a gradient of the parameters' nesting and shapes that is none of these arrays, which a step changes."""
+        try:
+            slopes: list[Any] = list(trees.matching_leaves(slope, self.x))
+        except (KeyError, IndexError, TypeError, ValueError):
+            raise ValueError("minimize: fun_and_grad must return the gradient in the nesting of x0") from None
+        for i, (g, (path, leaf)) in enumerate(zip(slopes, trees.leaves(self.x), strict=True)):
+            if g is not None and np.shape(g) != leaf.shape:
+                raise ValueError(f"minimize: the gradient{path} must have shape {leaf.shape}, got {np.shape(g)}")
+            if g is not None and np.may_share_memory(g, leaf):
+                slopes[i] = g.copy()
+        return trees.rebuild(self.x, iter(slopes))
 
     def seen(self, value: float, slope: Any) -> _Seen:
         """Return copies of the parameters and what is known there."""
@@ -538,8 +552,7 @@ def _by_gradients(run: _Run, make: Callable[..., Any], tolerance: float | None, 
             value, slope, inputs = run.evaluate()
             continue
         break
-    averages = isinstance(optimizer, Wrapper) or type(base).evaluation is not Optimizer.evaluation
-    if averages and status in (1, 99):
+    if type(base).evaluation is not Optimizer.evaluation and status in (1, 99):
         optimizer.eval()
         if run.kept_in is not None:
             run.kept_in.project(run.x)

@@ -132,7 +132,6 @@ class LevenbergMarquardt(ClosureOptimizer):
         if self.scale == "jacobian":
             self._arrays["norms"] = self._zeros()
         self._lower, self._upper = self._box()
-        self._rounding = float(np.finfo(np.float64 if self._dtype == np.float64 else np.float32).eps)
 
     def _begin(self) -> None:
         self._numbers |= {"radius": 0.0, "damping": 0.0}
@@ -288,11 +287,13 @@ class LevenbergMarquardt(ClosureOptimizer):
             y, region["damping"] = model.step(radius, region["damping"])
             promised, length = model.decrease(y), float(np.linalg.norm(y))
             if promised <= 0:
-                if length == 0 or radius <= self._rounding * float(np.linalg.norm(units * here)):
+                if length == 0 or radius <= self._eps * float(np.linalg.norm(units * here)):
                     return at, "no step decreases the model", False
                 region["radius"] = _POOR * min(radius, length)
                 continue
-            x = np.clip(here + y / units, self._lower, self._upper).astype(self._dtype)
+            x = np.clip(here + y / units, self._lower, self._upper)
+            # What stops at a bound is there, and not next to it by rounding.
+            x = np.where(y == model.lower, self._lower, np.where(y == model.upper, self._upper, x)).astype(self._dtype)
             trial = self._tried(closure, x, values)
             change = at.loss - trial.loss
             share = change / promised
@@ -358,7 +359,7 @@ class _Model:
                 np.linalg.qr(stacked, mode="r")
             )  # its last column is that of Q^T r, and Q is not needed
         self._A, self._r = stacked[:, :-1], stacked[:, -1]
-        self._lower, self._upper = lower, upper
+        self.lower, self.upper = lower, upper
         self._free = ~((lower >= 0) & (at.gradient > 0) | (upper <= 0) & (at.gradient < 0))
         self._factors: dict[bytes, tuple[Matrix, Matrix, Matrix]] = {}
 
@@ -374,7 +375,7 @@ class _Model:
             left = math.sqrt(max(radius**2 - float(y @ y), (0.1 * radius) ** 2)) if candidates else radius
             z, damping = _damped(s, U.T @ (self._r + self._A @ y), left, damping)
             y[free] = Vt.T @ z
-            stopped = np.clip(y, self._lower, self._upper)
+            stopped = np.clip(y, self.lower, self.upper)
             candidates.append(stopped)
             outside = free & (stopped != y)
             if not outside.any():
