@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from schuss import _core, checkpoint, memory, nested, trees
 from schuss.arguments import Declared
-from schuss.hyperparameters import as_float
+from schuss.hyperparameters import Domain, as_float
 from schuss.optimizer import Group, StateError, _option
 from schuss.passes.average import Average
 from schuss.state import Checks, checked_params
@@ -27,6 +27,8 @@ FORMAT = 1
 #: Evaluates at the present parameters, and returns the loss and the gradients in the parameters' tree.
 Closure: TypeAlias = Callable[[], tuple[Any, Any]]
 Vector: TypeAlias = NDArray[np.floating[Any]]
+#: One side of a box: a number for all elements, or a tree of numbers and arrays as the parameters'; None for no bound.
+Bound: TypeAlias = Any
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ class ClosureOptimizer(Declared):
     """
 
     _first = ("params", "params")
+    #: What the closure returns.
+    returns: ClassVar[tuple[str, str]] = ("loss", "grads")
     #: What a step takes besides the closure, by keyword.
     inputs: ClassVar[tuple[str, ...]] = ()
 
@@ -96,6 +100,8 @@ class ClosureOptimizer(Declared):
     _arrays: dict[str, NDArray[Any]]
     _numbers: dict[str, Any]
     _last: ClosureInfo | None
+    _lower: Vector | None = None
+    _upper: Vector | None = None
 
     # ---- for subclasses ----------------------------------------------------------------------------------------------
 
@@ -157,7 +163,7 @@ class ClosureOptimizer(Declared):
         ):
             raise TypeError(f"{name}: it steps all parameters as one and takes no Group; pass the arrays")
         self._arguments = arguments
-        vars(self).update(options)
+        vars(self).update(copy.deepcopy(options))  # later changes of the caller's bounds do not act
         self._busy = threading.Lock()
         self._outbox = _copier(name)(params, weight=1.0)  # checks the parameters as for any optimizer
         self._paths, leaves = self._outbox._paths, self._leaves
@@ -251,6 +257,53 @@ class ClosureOptimizer(Declared):
         self._inbox.step(tree)
         return self._incoming.copy()
 
+    # ---- bounds --------------------------------------------------------------------------------------------------------
+
+    def _box_of(self, bounds: tuple[Bound, Bound]) -> tuple[Vector, Vector]:
+        """Return bounds as vectors, rounded to what the parameters can hold; infinite where there is none, or too far."""
+        name = type(self).__name__
+        if not isinstance(bounds, tuple | list) or len(bounds) != 2:
+            raise TypeError(f"{name}: bounds must be a pair (lower, upper), got {bounds!r:.40}")
+        with np.errstate(over="ignore"):
+            lower, upper = (
+                self._side(f"{name}: bounds[{i}]", open_ if side is None else side)
+                for i, (side, open_) in enumerate(zip(bounds, (-math.inf, math.inf), strict=True))
+            )
+        if not (lower <= upper).all():
+            raise ValueError(f"{name}: bounds must have lower <= upper for every element; swap or widen them")
+        return lower, upper
+
+    def _side(self, which: str, side: Bound) -> Vector:
+        """Return one side of the box as a vector."""
+        if not isinstance(side, dict | list | tuple | np.ndarray):
+            each = side
+            side = trees.map_leaves(lambda _: each, self.params)
+        if trees.structure(side) != trees.structure(self.params):
+            raise ValueError(f"{which} must be a number, or have the nesting of params")
+        vector = self._zeros()
+        paired = zip(self._split(vector), self._leaves, trees.matching_leaves(side, self.params), strict=True)
+        for path, (view, leaf, bound) in zip(self._paths, paired, strict=True):
+            if not isinstance(bound, np.ndarray):
+                view[...] = leaf.dtype.type(_BOUND.check(f"{which}{path}", bound))
+                continue
+            if bound.dtype.kind not in "fiu" or np.isnan(bound).any():
+                raise ValueError(f"{which}{path} must hold real numbers, none of them NaN")
+            try:
+                view[...] = np.broadcast_to(bound.astype(leaf.dtype), leaf.shape)
+            except ValueError:
+                raise ValueError(
+                    f"{which}{path} has shape {bound.shape}, but its parameter has shape {leaf.shape}"
+                ) from None
+        return vector
+
+    def _into_box(self, x: Vector) -> Vector:
+        """Return the nearest point of the box."""
+        return x if self._lower is None or self._upper is None else np.clip(x, self._lower, self._upper)
+
+    def _projected_gradient(self, x: Vector, gradient: Vector) -> Vector:
+        """Return how far a step along the gradient would move the point within the box."""
+        return gradient if self._lower is None else x - self._into_box(x - gradient)
+
     # ---- evaluations ---------------------------------------------------------------------------------------------------
 
     def _call(self, closure: Closure) -> tuple[float, Any]:
@@ -259,7 +312,7 @@ class ClosureOptimizer(Declared):
         self._numbers["evaluations"] += 1
         found: Any = closure()
         if not isinstance(found, tuple | list) or len(found) != 2:
-            raise TypeError(f"{name}: the closure must return (loss, grads), got {type(found).__name__}")
+            raise TypeError(f"{name}: the closure must return ({', '.join(self.returns)}), got {type(found).__name__}")
         loss, grads = found
         number = as_float(loss[()] if isinstance(loss, np.ndarray) and loss.ndim == 0 else loss)
         if number is None:
@@ -560,6 +613,10 @@ class ClosureOptimizer(Declared):
         values = self._arguments | {key: getattr(self, key) for key in self.options}
         shown = ", ".join(f"{key}={value!r}" for key, value in values.items())
         return f"{type(self).__name__}({shown}; {len(self._leaves)} tensors, t={self.t})"
+
+
+#: What a bound may be.
+_BOUND = Domain(upper_open=False)
 
 
 @functools.cache

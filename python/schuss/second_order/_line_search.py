@@ -17,7 +17,7 @@ _NARROW = 0.1
 #: How far one may go at all, as L-BFGS-B has it.
 LONGEST = 1e10
 #: Losses that differ by less than so many units in the last place are taken for equal.
-_ULPS = 8.0
+_ULPS = 100.0
 
 
 class Trial(NamedTuple):

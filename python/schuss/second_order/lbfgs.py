@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from schuss import trees
 from schuss.arguments import Count
-from schuss.hyperparameters import Domain, NonNegative, OpenFraction, Positive
-from schuss.second_order._base import Closure, ClosureInfo, ClosureOptimizer, Vector, dot, largest
+from schuss.hyperparameters import NonNegative, OpenFraction, Positive
+from schuss.second_order._base import Bound, Closure, ClosureInfo, ClosureOptimizer, Vector, dot, largest
 from schuss.second_order._box import Model, minimizer
 from schuss.second_order._line_search import LONGEST, Trial, armijo, strong_wolfe
-
-#: One side of a box: a number for all elements, or a tree of numbers and arrays as the parameters'; None for no bound.
-Bound: TypeAlias = Any
 
 
 class LBFGS(ClosureOptimizer):
@@ -59,8 +55,8 @@ class LBFGS(ClosureOptimizer):
     line_search : {"strong_wolfe", "armijo"}, optional
         The search of Moré & Thuente (1994); backtracking; or every step of length `lr`.
     bounds : (lower, upper), optional
-        Each a number, None for no bound, or a tree of numbers and arrays in the parameters' nesting. They are rounded to the
-        parameters' dtypes. Parameters that are outside go to the bounds first.
+        Each a number, None for no bound, or a tree of numbers and arrays in the parameters' nesting, which broadcast. They are
+        rounded to the parameters' dtypes. Parameters that are outside go to the bounds first.
 
     Notes
     -----
@@ -107,16 +103,13 @@ class LBFGS(ClosureOptimizer):
     line_search: Literal["strong_wolfe", "armijo"] | None = "strong_wolfe"
     bounds: tuple[Bound, Bound] | None = None
 
-    _lower: Vector | None
-    _upper: Vector | None
-
     # ---- what is kept --------------------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
         """Make the pairs: changes of the parameters and of the gradient."""
         rows = self._arguments["history"]
         self._arrays |= {"s": self._zeros(rows), "y": self._zeros(rows)}
-        self._lower, self._upper = self._box()
+        self._lower, self._upper = (None, None) if self.bounds is None else self._box_of(self.bounds)
 
     def _begin(self) -> None:
         """Forget the pairs."""
@@ -150,47 +143,6 @@ class LBFGS(ClosureOptimizer):
         for name in ("s", "y"):
             self._arrays[name][:pairs] = arrays[name]
         self._numbers["next"] = pairs % self.history
-
-    # ---- bounds --------------------------------------------------------------------------------------------------------
-
-    def _box(self) -> tuple[Vector, Vector] | tuple[None, None]:
-        """Return the bounds as vectors."""
-        if self.bounds is None:
-            return None, None
-        name = type(self).__name__
-        if not isinstance(self.bounds, tuple | list) or len(self.bounds) != 2:
-            raise TypeError(f"{name}: bounds must be a pair (lower, upper), got {self.bounds!r:.40}")
-        sides = [-math.inf if self.bounds[0] is None else self.bounds[0]]
-        sides.append(math.inf if self.bounds[1] is None else self.bounds[1])
-        lower, upper = (self._side(f"{name}: bounds[{i}]", side) for i, side in enumerate(sides))
-        if not (lower <= upper).all():
-            raise ValueError(f"{name}: bounds must have lower <= upper for every element; swap or widen them")
-        return lower, upper
-
-    def _side(self, which: str, side: Bound) -> Vector:
-        """Return one side of the box as a vector."""
-        if not isinstance(side, dict | list | tuple | np.ndarray):
-            side = trees.map_leaves(lambda _: side, self.params)
-        if trees.structure(side) != trees.structure(self.params):
-            raise ValueError(f"{which} must be a number, or have the parameters' nesting")
-        vector = self._zeros()
-        paired = zip(self._split(vector), self._leaves, trees.matching_leaves(side, self.params), strict=True)
-        for path, (view, leaf, bound) in zip(self._paths, paired, strict=True):
-            if isinstance(bound, np.ndarray):
-                if bound.shape not in ((), leaf.shape) or bound.dtype.kind not in "fiu" or np.isnan(bound).any():
-                    raise ValueError(f"{which}{path} must be a number or {leaf.shape} numbers, none of them NaN")
-                view[...] = bound.astype(leaf.dtype)
-            else:
-                view[...] = leaf.dtype.type(_BOUND.check(f"{which}{path}", bound))
-        return vector
-
-    def _into_box(self, x: Vector) -> Vector:
-        """Return the nearest point of the box."""
-        return x if self._lower is None or self._upper is None else np.clip(x, self._lower, self._upper)
-
-    def _projected_gradient(self, x: Vector, gradient: Vector) -> Vector:
-        """Return how far a step along the gradient would move the point within the box."""
-        return gradient if self._lower is None else x - self._into_box(x - gradient)
 
     # ---- the step ------------------------------------------------------------------------------------------------------
 
@@ -305,6 +257,3 @@ def _two_loops(q: Vector, s: Sequence[Vector], y: Sequence[Vector]) -> Vector:
     for a, b, curvature, share in zip(s, y, curvatures, shares[::-1], strict=True):
         q += q.dtype.type(share - dot(b, q) / curvature) * a
     return q
-
-
-_BOUND = Domain(upper_open=False)
