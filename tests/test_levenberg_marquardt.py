@@ -401,10 +401,10 @@ def test_an_error_in_the_middle_of_a_step_leaves_everything() -> None:
         ({"damped": 1}, TypeError, "damped must be True or False, got 1"),
         ({"factor": 0}, ValueError, r"factor must be in \(0, inf\), got 0"),
         ({"max_search": 0}, ValueError, r"max_search must be in \{1, 2, ...\}, got 0"),
-        ({"bounds": 1}, TypeError, r"bounds must be a pair \(lower, upper\) or None, got 1"),
+        ({"bounds": 1}, TypeError, r"bounds must be a pair \(lower, upper\), got 1"),
         ({"bounds": (1, 0)}, ValueError, "lower <= upper"),
         ({"bounds": (np.zeros(3), 1)}, ValueError, "bounds"),
-        ({"bounds": ([0, 0], 1)}, ValueError, "nesting of params"),
+        ({"bounds": ([0, 0], 1)}, ValueError, "the nesting of params"),
     ],
 )
 def test_arguments_that_are_refused(arguments: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -153,7 +153,7 @@ def minimize(
     ...     a, b = 1 - x[0], x[1] - x[0] ** 2
     ...     return a**2 + 100 * b**2, np.array([-2 * a - 400 * x[0] * b, 200 * b])
     >>> found = schuss.minimize(rosenbrock, [-1.2, 1.0])
-    >>> found.x.round(6), found.success
+    >>> found.x.round(4), found.success
     (array([1., 1.]), True)
     >>> schuss.minimize(rosenbrock, [-1.2, 1.0], method="adam", bounds=(-2.0, 0.5), lr=0.02).x.round(6)
     array([0.5 , 0.25])

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from schuss import trees
 from schuss.arguments import Count
-from schuss.hyperparameters import NonNegative, Positive, as_float
-from schuss.second_order._base import ClosureInfo, ClosureOptimizer, largest
+from schuss.hyperparameters import NonNegative, Positive
+from schuss.second_order._base import Bound, ClosureInfo, ClosureOptimizer, largest
 
 #: A vector or a matrix: it computes in float64, whatever the parameters are.
 Matrix: TypeAlias = NDArray[np.float64]
@@ -66,7 +66,8 @@ class LevenbergMarquardt(ClosureOptimizer):
     damped : bool
         False for Gauss-Newton: the whole step, without a region, wherever it leads.
     bounds : (lower, upper), optional
-        Numbers, or trees of numbers or of arrays that broadcast to the parameters; infinite where there is no bound.
+        Each a number, None for no bound, or a tree of numbers and arrays in the parameters' nesting. Parameters that are
+        outside go to the bounds first.
     deterministic : bool
         The closure gives the same residuals for the same parameters, always. False: every step evaluates first.
 
@@ -119,50 +120,19 @@ class LevenbergMarquardt(ClosureOptimizer):
     loss_scale: Positive = 1.0  #: residual from which on a robust loss grows more slowly
     scale: Literal["none", "jacobian"] = "none"
     damped: bool = True
-    bounds: Any = None
+    bounds: tuple[Bound, Bound] | None = None
 
-    def _checked_option(self, key: str, value: Any) -> Any:
-        if key != "bounds":
-            return super()._checked_option(key, value)
-        if value is None or (isinstance(value, tuple | list) and len(value) == 2):
-            return value
-        raise TypeError(f"{type(self).__name__}: bounds must be a pair (lower, upper) or None, got {value!r:.60}")
+    returns = ("residuals", "jacobian")
 
     def _prepare(self) -> None:
         if self.scale == "jacobian":
             self._arrays["norms"] = self._zeros()
-        self._lower, self._upper = self._box()
+        if self.bounds is not None:
+            self._lower, self._upper = self._box_of(self.bounds)
 
     def _begin(self) -> None:
         self._numbers |= {"radius": 0.0, "damping": 0.0}
         self._known: _Point | None = None
-
-    def _box(self) -> tuple[Matrix, Matrix]:
-        """Return the bounds of every element."""
-        name, sides = type(self).__name__, []
-        for side, free in enumerate((-math.inf, math.inf)):
-            vector = np.full(self._size, free, self._dtype)
-            given = None if self.bounds is None else self.bounds[side]
-            if given is not None:
-                which = f"{name}: bounds[{side}]"
-                one = as_float(given)
-                if one is None and trees.structure(given) != trees.structure(self.params):
-                    raise ValueError(f"{which} must be a number or have the nesting of params")
-                values = (
-                    [one] * len(self._leaves) if one is not None else list(trees.matching_leaves(given, self.params))
-                )
-                for path, view, value in zip(self._paths, self._split(vector), values, strict=True):
-                    try:
-                        view[...] = value
-                    except (TypeError, ValueError):
-                        raise ValueError(f"{which}{path} does not fit a parameter of shape {view.shape}") from None
-            sides.append(vector)
-        lower, upper = (side.astype(np.float64) for side in sides)
-        if not np.all(lower <= upper):
-            raise ValueError(
-                f"{name}: bounds must have lower <= upper, which element {int(np.argmin(lower <= upper))} has not"
-            )
-        return lower, upper
 
     # ---- evaluations -------------------------------------------------------------------------------------------------
 
@@ -173,7 +143,7 @@ class LevenbergMarquardt(ClosureOptimizer):
         self._numbers["evaluations"] += 1
         found = closure()
         if not isinstance(found, tuple | list) or len(found) != 2:
-            raise TypeError(f"{name}: the closure must return (residuals, jacobian), got {type(found).__name__}")
+            raise TypeError(f"{name}: the closure must return ({', '.join(self.returns)}), got {type(found).__name__}")
         residuals = np.asarray(found[0])
         if residuals.dtype.kind not in "fiu":
             raise TypeError(f"{name}: the closure's residuals must be real numbers, got dtype {residuals.dtype}")
@@ -236,7 +206,7 @@ class LevenbergMarquardt(ClosureOptimizer):
 
     def _advance(self, closure: Any, values: Mapping[str, float], **inputs: Any) -> ClosureInfo:
         evaluated, start = self._numbers["evaluations"], self._gather()
-        x = np.clip(start, self._lower, self._upper).astype(self._dtype)
+        x = self._into_box(start)
         at = self._known
         if at is None or not self.deterministic or not np.array_equal(x, at.x):
             at = self._linearised(self._tried(closure, x, values), values)
@@ -264,7 +234,7 @@ class LevenbergMarquardt(ClosureOptimizer):
 
     def _projected(self, at: _Point) -> float:
         """Return the largest element of the projected gradient."""
-        return largest(np.clip(at.x - at.gradient, self._lower, self._upper) - at.x)
+        return largest(self._projected_gradient(at.x, at.gradient))
 
     def _tolerated(self, at: _Point, values: Mapping[str, float]) -> str:
         """Say so where the gradient is within its tolerance."""
@@ -278,7 +248,9 @@ class LevenbergMarquardt(ClosureOptimizer):
             norms[...] = np.maximum(norms, np.linalg.norm(at.J, axis=0))
             units = np.where(norms > 0, norms, 1.0).astype(np.float64)
         here = at.x.astype(np.float64)
-        model = _Model(at, units, (self._lower - here) * units, (self._upper - here) * units)
+        lower = np.full(self._size, -np.inf) if self._lower is None else self._lower.astype(np.float64)
+        upper = np.full(self._size, np.inf) if self._upper is None else self._upper.astype(np.float64)
+        model = _Model(at, units, (lower - here) * units, (upper - here) * units)
         region = self._numbers
         if self.damped and not region["radius"]:
             region["radius"] = values["factor"] * (float(np.linalg.norm(units * here)) or 1.0)
@@ -291,9 +263,9 @@ class LevenbergMarquardt(ClosureOptimizer):
                     return at, "no step decreases the model", False
                 region["radius"] = _POOR * min(radius, length)
                 continue
-            x = np.clip(here + y / units, self._lower, self._upper)
+            x = np.clip(here + y / units, lower, upper)
             # What stops at a bound is there, and not next to it by rounding.
-            x = np.where(y == model.lower, self._lower, np.where(y == model.upper, self._upper, x)).astype(self._dtype)
+            x = np.where(y == model.lower, lower, np.where(y == model.upper, upper, x)).astype(self._dtype)
             trial = self._tried(closure, x, values)
             change = at.loss - trial.loss
             share = change / promised
