@@ -90,6 +90,8 @@ class ClosureOptimizer(Declared):
     _first = ("params", "params")
     #: What the closure returns.
     returns: ClassVar[tuple[str, str]] = ("loss", "grads")
+    #: Arguments that are chosen at construction.
+    fixed: ClassVar[frozenset[str]] = frozenset()
     #: What a step takes besides the closure, by keyword.
     inputs: ClassVar[tuple[str, ...]] = ()
 
@@ -214,6 +216,9 @@ class ClosureOptimizer(Declared):
                 raise AttributeError(
                     f"{name}: {key} is not an attribute that can be set; set {', '.join(self.arguments)}"
                 )
+            if key in self.fixed and self.arguments[key].check(type(self).__name__, value) != getattr(self, key):
+                name = type(self).__name__
+                raise AttributeError(f"{name}: {key} is chosen at construction; make a new {name}")
             super().__setattr__(key, value)
 
     # ---- parameters as a vector ----------------------------------------------------------------------------------------
@@ -251,10 +256,13 @@ class ClosureOptimizer(Declared):
         if self._rounds:
             x[...] = self._gather()
 
-    def _vector(self, tree: Any) -> Vector:
+    def _vector(self, tree: Any, called: str = "grads") -> Vector:
         """Return a tree of arrays as a new vector, checked as gradients are; None stands for zeros."""
         self._incoming[...] = 0
-        self._inbox.step(tree)
+        try:
+            self._inbox.step(tree)
+        except (TypeError, ValueError, FloatingPointError) as error:
+            raise type(error)(str(error).replace(": grads", f": {called}", 1)) from None
         return self._incoming.copy()
 
     # ---- bounds --------------------------------------------------------------------------------------------------------
@@ -530,6 +538,12 @@ class ClosureOptimizer(Declared):
                 arguments[key] = here if value is None else self.arguments[key].check(checks.name, value)
             except (TypeError, ValueError) as error:
                 raise checks.fail(f"the state's arguments are not valid: {error}") from None
+        for key in sorted(self.fixed):
+            if arguments[key] != self._arguments[key]:
+                raise checks.fail(
+                    f"the state was saved with {key}={arguments[key]!r}, but the optimizer was made with "
+                    f"{key}={self._arguments[key]!r}; make it with the options it was saved with"
+                )
         arrays = {key: self._joined(checks, key, state["slots"][key], order) for key in self._kept()}
         if reason := self._objection_to(arrays, state["numbers"], arguments):
             raise checks.fail(f"the state is not valid: {reason}")

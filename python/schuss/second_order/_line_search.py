@@ -12,8 +12,6 @@ from schuss.second_order._base import Vector
 _SHRINK = 0.66
 #: How far beyond the last trial the next one may be, in units of the last advance, while nothing is bracketed.
 _NEAR, _FAR = 1.1, 4.0
-#: A bracket of this width, relative to its end, is not worth another trial.
-_NARROW = 0.1
 #: How far one may go at all, as L-BFGS-B has it.
 LONGEST = 1e10
 #: Losses that differ by less than so many units in the last place are taken for equal.
@@ -96,6 +94,7 @@ def strong_wolfe(
     most: int,
     eps: float,
     longest: float = LONGEST,
+    narrow: float = 0.1,
 ) -> Trial | None:
     r"""Return a trial that meets the strong Wolfe conditions, or else the best one that lowers the loss enough.
 
@@ -126,6 +125,8 @@ def strong_wolfe(
         The spacing of the numbers, relative, that losses are computed in.
     longest : float
         How far one may go; reached with a sufficient decrease and a falling slope, it is taken.
+    narrow : float
+        A bracket of this width, relative to its end, is not worth another trial; the value of L-BFGS-B.
 
     Returns
     -------
@@ -146,12 +147,12 @@ def strong_wolfe(
             # Nothing is known there but that it is too far.
             longest = step
             step = best.step + 0.1 * (step - best.step) if best is start else 0.5 * (best.step + step)
-            if step in (best.step, longest):
+            if step in (best.step, longest) or (lowest is not None and longest - lowest.step <= narrow * longest):
                 break
             farthest = min(farthest, longest)
             continue
         enough = new.loss <= start.loss + new.step * test
-        if enough and (lowest is None or new.loss < lowest.loss):
+        if enough and new.loss < (start if lowest is None else lowest).loss:
             lowest = new
         if enough and abs(new.slope) <= -c2 * start.slope:
             return new
@@ -181,7 +182,7 @@ def strong_wolfe(
                 step = best.step + 0.5 * (other.step - best.step)
             before, width = width, gap
             nearest, farthest = min(best.step, other.step), max(best.step, other.step)
-            if not nearest < step < farthest or farthest - nearest <= _NARROW * farthest:
+            if not nearest < step < farthest or farthest - nearest <= narrow * farthest:
                 break
         else:
             step = min(step, longest)
@@ -233,7 +234,9 @@ def armijo(
     for _ in range(most):
         new = evaluate(step)
         promised = c1 * step * start.slope
-        if new.loss <= start.loss + promised or max(-promised, abs(new.loss - start.loss)) <= noise:
+        if new.loss < start.loss and new.loss <= start.loss + promised:
+            return new
+        if max(-promised, abs(new.loss - start.loss)) <= noise:
             return new
         shorter = 0.1 * step
         if math.isfinite(new.loss):

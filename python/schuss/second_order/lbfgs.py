@@ -93,6 +93,8 @@ class LBFGS(ClosureOptimizer):
     (array([0.5 , 0.25]), 0.25)
     """
 
+    fixed = frozenset({"history"})
+
     lr: Positive = 1.0  #: the first step tried along a direction
     history: Count = 10  #: pairs that are kept
     c1: OpenFraction = 1e-4  #: share of the promised decrease that a step must bring
@@ -113,12 +115,13 @@ class LBFGS(ClosureOptimizer):
 
     def _begin(self) -> None:
         """Forget the pairs."""
-        self._numbers |= {"pairs": 0, "next": 0}
+        self._numbers["pairs"] = 0
+        self._next = 0  # the row of the next pair
 
     def _rows(self) -> list[int]:
         """Return the rows that hold pairs, the oldest first."""
-        pairs, following, rows = self._numbers["pairs"], self._numbers["next"], len(self._arrays["s"])
-        return [(following - pairs + i) % rows for i in range(pairs)]
+        pairs = self._numbers["pairs"]
+        return [(self._next - pairs + i) % len(self._arrays["s"]) for i in range(pairs)]
 
     def _kept(self) -> Mapping[str, NDArray[Any]]:
         """Return the pairs there are, the oldest first."""
@@ -128,12 +131,12 @@ class LBFGS(ClosureOptimizer):
     def _objection_to(
         self, arrays: Mapping[str, NDArray[Any]], numbers: Mapping[str, Any], arguments: Mapping[str, Any]
     ) -> str | None:
-        """Say whether there are more pairs than fit."""
-        if arguments["history"] != self.history:
-            return f"history is {arguments['history']}, but {self.history} here"
+        """Say whether there are more pairs than fit, or such as no step leaves."""
         pairs = len(arrays["s"])
-        if not pairs == len(arrays["y"]) == numbers["pairs"] <= self.history:
+        if not pairs == len(arrays["y"]) == numbers["pairs"] <= arguments["history"]:
             return f"it has {pairs} and {len(arrays['y'])} rows for {numbers['pairs']!r:.40} pairs"
+        if not all(dot(s, y) > 0.0 for s, y in zip(arrays["s"], arrays["y"], strict=True)):
+            return "the loss does not curve upwards along one of its pairs"
         return super()._objection_to({key: arrays[key] for key in ("point", "gradient")}, numbers, arguments)
 
     def _take_over(self, arrays: Mapping[str, NDArray[Any]], numbers: dict[str, Any]) -> None:
@@ -142,7 +145,7 @@ class LBFGS(ClosureOptimizer):
         super()._take_over({key: arrays[key] for key in ("point", "gradient")}, numbers)
         for name in ("s", "y"):
             self._arrays[name][:pairs] = arrays[name]
-        self._numbers["next"] = pairs % self.history
+        self._next = pairs % self.history
 
     # ---- the step ------------------------------------------------------------------------------------------------------
 
@@ -181,9 +184,10 @@ class LBFGS(ClosureOptimizer):
         """Keep a pair in place of the oldest, if the loss curves upwards along it."""
         if dot(s, y) <= self._eps * abs(dot(gradient, s)):
             return
-        row, rows = self._numbers["next"], len(self._arrays["s"])
-        self._arrays["s"][row], self._arrays["y"][row] = s, y
-        self._numbers |= {"next": (row + 1) % rows, "pairs": min(self._numbers["pairs"] + 1, rows)}
+        rows = len(self._arrays["s"])
+        self._arrays["s"][self._next], self._arrays["y"][self._next] = s, y
+        self._next = (self._next + 1) % rows
+        self._numbers["pairs"] = min(self._numbers["pairs"] + 1, rows)
 
     def _target(self, x: Vector, gradient: Vector) -> tuple[Vector, Vector] | None:
         """Return the direction to the model's minimum, or within bounds to a low point of it, and that point.
