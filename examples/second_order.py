@@ -42,7 +42,7 @@ Params = dict[str, NDArray[np.float64]]
 
 # ----------------------------------------------------------------------------------------------- registration
 
-STEPS = 200  # of the first-order methods
+STEPS = 150  # of the first-order methods
 CLOSE = 0.1  # pixels
 
 
@@ -67,7 +67,7 @@ class Registration:
             "light": np.array([rng.uniform(0.6, 0.9), rng.uniform(0.0, 0.2)]),  # gain and offset
         }
         self._other = np.zeros(len(self.points))
-        self._other = self.residuals(self.truth) * np.sqrt(len(self.points)) + 0.02 * rng.standard_normal(
+        self._other = self.residuals(self.truth) * np.sqrt(len(self.points)) + 0.005 * rng.standard_normal(
             len(self.points)
         )
 
@@ -120,12 +120,12 @@ class Method:
     options: dict[str, Any]
 
 
-#: Step sizes of the first order: the best of 1, 2 and 5 times powers of ten on seed 99.
+#: Step sizes of the first order: of 1, 2 and 5 times powers of ten that which is close first on seed 99.
 METHODS = [
     Method("momentum 0.9", "momentum", 1, {"lr": cosine(1.0, STEPS), "beta": 0.9}),
     Method("Adam", "adam", 1, {"lr": cosine(0.02, STEPS)}),
     Method("L-BFGS", "lbfgs", 2, {"ftol": 0.0}),
-    *([Method("Newton-CG", "newton_cg", 2, {})] if "NewtonCG" in schuss.closure_optimizers() else []),
+    Method("Newton-CG", "newton_cg", 2, {}),
     Method("Levenberg-Marquardt", "levenberg_marquardt", 2, {}),
 ]
 

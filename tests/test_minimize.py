@@ -352,6 +352,7 @@ def rosenbrock_residuals(x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         ({"bounds": (0, math.nan)}, ValueError, "lower <= upper, got 0 and nan at 0"),
         ({"bounds": (0, 1), "x0": START + 0j, "lr": -1.0}, ValueError, r"SGD: lr must be in \[0, inf\), got -1"),
         ({"bounds": [(0, 1), (0, 2), (0, 3)], "x0": START + 0j}, TypeError, "dtype complex128"),
+        ({"method": "newton_cg", "bounds": (0, 1)}, TypeError, "NewtonCG takes no bounds; choose another method"),
         ({"hessp": lambda x, v: v}, TypeError, "hessp is for newton_cg, and sgd does not use it"),
         ({"hessp": lambda x, v: v, "method": "levenberg_marquardt"}, TypeError, "LevenbergMarquardt does not use it"),
         ({"learning_rate": 0.1}, TypeError, "SGD: learning_rate is not an argument of SGD; pass lr="),
@@ -483,6 +484,23 @@ class TestScipyMethod:
         assert len(calls) == found.nit == wanted.nit > 1
         short = self.optimize.minimize(lambda x: quadratic(x)[0], START, method=method, options={"maxiter": 2})
         assert (short.nit, short.status) == (2, 1)
+
+    def test_products_with_the_hessian(self) -> None:
+        """By either form they go to Newton-CG, with the function's further arguments, and are counted."""
+        method = schuss.scipy_method("newton_cg", gtol=1e-8)
+        H = 2.0 * A
+        options: dict[str, Any] = {"args": (2.0,), "jac": lambda x, c: c * quadratic(x)[1], "method": method}
+        products = self.optimize.minimize(
+            lambda x, c: c * quadratic(x)[0], START, hessp=lambda x, v, c: c * (A @ v), **options
+        )
+        whole = self.optimize.minimize(lambda x, c: c * quadratic(x)[0], START, hess=lambda x, c: H, **options)
+        none = self.optimize.minimize(lambda x, c: c * quadratic(x)[0], START, **options)
+        np.testing.assert_array_equal(products.x, whole.x)
+        np.testing.assert_allclose(products.x, SOLUTION, atol=1e-7)
+        np.testing.assert_allclose(none.x, SOLUTION, atol=1e-7)
+        assert products.nhev == whole.nhev > 0
+        assert "nhev" not in none
+        assert none.nfev >= products.nfev + products.nhev
 
     def test_display(self, capsys: pytest.CaptureFixture[str]) -> None:
         self.optimize.minimize(rosen, [0, 0], method=schuss.scipy_method("sgd"), options={"maxiter": 2, "disp": True})

@@ -94,6 +94,7 @@ from schuss.recorder import Recorder as Recorder
 from schuss.second_order._base import ClosureOptimizer as ClosureOptimizer
 from schuss.second_order.lbfgs import LBFGS as LBFGS
 from schuss.second_order.levenberg_marquardt import LevenbergMarquardt as LevenbergMarquardt
+from schuss.second_order.newton_cg import NewtonCG as NewtonCG
 from schuss.stages import Decay as Decay
 from schuss.stages import GradientNoise as GradientNoise
 from schuss.stages import Skip as Skip

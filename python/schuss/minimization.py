@@ -119,7 +119,8 @@ def minimize(
     max_steps : int
         In {1, 2, ...}.
     hessp : callable, optional
-        ``hessp(x, v)``: the product of the Hessian at x and v, for ``"newton_cg"``; both in the nesting of x.
+        ``hessp(x, v)``: the product of the Hessian at x and v, for ``"newton_cg"``; both in the nesting of x. Differences of
+        gradients by default.
     **options
         The method's arguments, such as ``lr``: values or schedules, as its class takes them.
 
@@ -127,8 +128,8 @@ def minimize(
     -------
     OptimizeResult
         SciPy's class where SciPy is installed, else a dict with attributes, of the same entries: ``x``, ``fun``, ``jac`` (the
-        gradient), ``nit`` (steps), ``nfev`` and ``njev``, ``success``, ``status``, ``message``. Status 0 is success; 1: no more
-        steps; 2: the method found no further step to do; 3: not finite; 99: ended by the callback.
+        gradient), ``nit`` (steps), ``nfev`` and ``njev``, with `hessp` ``nhev``, ``success``, ``status``, ``message``. Status 0
+        is success; 1: no more steps; 2: the method found no further step to do; 3: not finite; 99: ended by the callback.
 
     Raises
     ------
@@ -424,6 +425,7 @@ class _Run:
     ) -> None:
         self.function, self.x, self.kept_in, self.steps = function, x, kept_in, steps
         self.nfev = self.njev = 0
+        self.nhev: int | None = None  # where the Hessian is not asked for
         self._callback, self._by_result = callback, callback is not None and _takes_result(callback)
 
     def call(self) -> tuple[Any, ...]:
@@ -496,6 +498,7 @@ class _Run:
 
     def result(self, seen: _Seen, status: int, nit: int, message: str = "") -> Any:
         """Return SciPy's result."""
+        products = {} if self.nhev is None else {"nhev": self.nhev}
         return _result_class()(
             x=seen.x,
             fun=seen.fun,
@@ -503,6 +506,7 @@ class _Run:
             nit=nit,
             nfev=self.nfev,
             njev=self.njev,
+            **products,
             success=status == 0,
             status=status,
             message=message or _MESSAGES[status],
@@ -574,6 +578,8 @@ def _by_closure(
     options, name = dict(options), cls.__name__
     if tolerance is not None and "gtol" in cls.arguments:
         options.setdefault("gtol", tolerance)
+    if run.kept_in is not None and "bounds" not in cls.options:
+        raise TypeError(f"minimize: {name} takes no bounds; choose another method, such as the default")
     if isinstance(run.kept_in, _Boxes):
         options["bounds"] = tuple(trees.rebuild(run.x, iter(side)) for side in (run.kept_in.lower, run.kept_in.upper))
     elif run.kept_in is not None:
@@ -587,7 +593,13 @@ def _by_closure(
         if not cls.inputs:
             raise TypeError(f"minimize: hessp is for newton_cg, and {name} does not use it; leave it out")
         product = hessp
-        inputs[cls.inputs[0]] = lambda v: product(run.x, v)
+
+        def counted(v: Any) -> Any:
+            run.nhev = (run.nhev or 0) + 1
+            return product(run.x, v)
+
+        run.nhev = 0
+        inputs[cls.inputs[0]] = counted
     return _stepped(run, cls(run.x, **options), inputs)
 
 
