@@ -7,10 +7,10 @@ import inspect
 import threading
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 from schuss.hyperparameters import Domain, Hyperparameter, Schedule
-from schuss.optimizer import _did_you_mean, _Typed
+from schuss.optimizer import _did_you_mean, _option, _Typed
 
 #: A number in {1, 2, ...}.
 Count: TypeAlias = Annotated[int, Domain(1.0, 2.0**53, upper_open=False, whole=True)]
@@ -54,8 +54,9 @@ class Declared(_Typed):
     #: The one argument without a name, and what messages call it.
     _first: ClassVar[tuple[str, str]]
 
-    _arguments: dict[str, Any]
-    _busy: threading.Lock
+    if TYPE_CHECKING:  # and no arguments
+        _arguments: dict[str, Any] = _option(default=None, init=False)
+        _busy: threading.Lock = _option(default=None, init=False)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Turn annotations into checked attributes."""

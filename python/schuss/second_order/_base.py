@@ -99,11 +99,14 @@ class ClosureOptimizer(Declared):
         params: Any = _option(default=None, kw_only=False)
     deterministic: bool = _option(default=True)
 
-    _arrays: dict[str, NDArray[Any]]
-    _numbers: dict[str, Any]
-    _last: ClosureInfo | None
-    _lower: Vector | None = None
-    _upper: Vector | None = None
+    if TYPE_CHECKING:  # and no arguments
+        _arrays: dict[str, NDArray[Any]] = _option(default=None, init=False)
+        _numbers: dict[str, Any] = _option(default=None, init=False)
+        _last: ClosureInfo | None = _option(default=None, init=False)
+        _lower: Vector | None = _option(default=None, init=False)
+        _upper: Vector | None = _option(default=None, init=False)
+    else:
+        _lower = _upper = None
 
     # ---- for subclasses ----------------------------------------------------------------------------------------------
 
