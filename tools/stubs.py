@@ -21,7 +21,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "python" / "schuss"
 
 
 def package_stub() -> str:
-    """Return the stub of the package: what `__init__.py` imports, and every optimizer and wrapper by name."""
+    """Return the stub of the package: what `__init__.py` imports, and every optimizer and wrapper of the registry by name."""
     source = (PACKAGE / "__init__.py").read_text()
     lines = [
         "# Written by tools/stubs.py.",
@@ -30,9 +30,10 @@ def package_stub() -> str:
     for module, imported in re.findall(r"^ *from (schuss\S*) import ([^#\n]+?)(?:  #.*)?$", source, re.MULTILINE):
         public = [name for name in imported.split(", ") if name != "configure" and " as " not in name]
         lines += [f"from {module} import {name} as {name}" for name in public]
-    found = [*schuss.optimizers().items(), *schuss.wrappers().items()]
+    found = [*schuss.optimizers().items(), *schuss.closure_optimizers().items(), *schuss.wrappers().items()]
     lines += [f"from {cls.__module__} import {name} as {name}" for name, cls in found]
     lines += ["", "__version__: str", "", "def optimizers() -> dict[str, type[Optimizer]]: ..."]
+    lines += ["def closure_optimizers() -> dict[str, type[ClosureOptimizer]]: ..."]
     lines += ["def wrappers() -> dict[str, type[Wrapper]]: ..."]
     return "\n".join(lines) + "\n"
 

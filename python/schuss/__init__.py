@@ -1,7 +1,7 @@
 """Every optimizer of deep learning as one compiled pass over your NumPy arrays.
 
-Each optimizer and each wrapper is a class of this package, imported on first use: `schuss.optimizers()` and
-`schuss.wrappers()` have them all.
+Each optimizer and each wrapper is a class of this package, imported on first use: `schuss.optimizers()`,
+`schuss.closure_optimizers()` and `schuss.wrappers()` have them all.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from schuss._runtime import configure, get_num_threads, instruction_sets, set_nu
 from schuss.clipping import AdaGC, AutoClip, ClipAdaptive, ClipNorm, ClipValue
 from schuss.optimizer import Group, Optimizer, StateError, StepInfo
 from schuss.optimizers import __path__ as _optimizers_folder  # here, or it would replace the function of its name
+from schuss.second_order import __path__ as _second_order_folder
 from schuss.stages import Decay, GradientNoise, Skip
 from schuss.wrappers import __path__ as _wrappers_folder
 
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
     from schuss.curvature import hutchinson
     from schuss.insight import GradientNoiseScale, gradient_noise_scale
     from schuss.masks import DropoutMask, dropout
+    from schuss.minimization import minimize, scipy_method
     from schuss.range_test import lr_find
     from schuss.recorder import Recorder
+    from schuss.second_order._base import ClosureOptimizer
     from schuss.wrapper import Wrapper
 
 __version__: str = _core.__version__
@@ -38,6 +41,7 @@ __all__ = [
     "ClipAdaptive",
     "ClipNorm",
     "ClipValue",
+    "ClosureOptimizer",
     "Decay",
     "DropoutMask",
     "GradientNoise",
@@ -52,6 +56,7 @@ __all__ = [
     "aggregation",
     "catalogue",
     "clipping",
+    "closure_optimizers",
     "constraints",
     "dropout",
     "get_num_threads",
@@ -61,10 +66,12 @@ __all__ = [
     "linalg",
     "lr_find",
     "math",
+    "minimize",
     "optimizers",
     "qk_clip",
     "reference",
     "schedules",
+    "scipy_method",
     "set_num_threads",
     "show_runtime",
     "use_isa",
@@ -74,6 +81,7 @@ __all__ = [
 #: What is imported on first use, since few programs need it, and its module.
 _LAZY = {
     "CheckpointError": "checkpoint",
+    "ClosureOptimizer": "second_order._base",
     "DropoutMask": "masks",
     "GradientNoiseScale": "insight",
     "Recorder": "recorder",
@@ -83,21 +91,24 @@ _LAZY = {
     "hutchinson": "curvature",
     "lr_find": "range_test",
     "qk_clip": "attention",
+    "minimize": "minimization",
+    "scipy_method": "minimization",
 }
 
 
 def _modules() -> dict[str, str]:
-    """Return the modules of optimizers and wrappers by their classes' names in lower case, which have no underscores."""
-    folders = {"optimizers": _optimizers_folder, "wrappers": _wrappers_folder}
+    """Return the modules of classes by these classes' names in lower case, which have no underscores."""
+    folders = {"optimizers": _optimizers_folder, "wrappers": _wrappers_folder, "second_order": _second_order_folder}
     return {
         module.name.replace("_", ""): f"schuss.{package}.{module.name}"
         for package, folder in folders.items()
         for module in pkgutil.iter_modules(folder)
+        if not module.name.startswith("_")
     }
 
 
 def _class_of(key: str, module: str) -> Any:
-    """Import an optimizer's or a wrapper's class, given its name in lower case."""
+    """Import a class, given its name in lower case."""
     found = vars(importlib.import_module(module))
     return next(value for name, value in found.items() if name.lower() == key and isinstance(value, type))
 
@@ -117,6 +128,17 @@ def optimizers() -> dict[str, type[Optimizer]]:
     True
     """
     return _classes("optimizers")
+
+
+def closure_optimizers() -> dict[str, type[ClosureOptimizer]]:
+    """Return every optimizer of the package that evaluates a function itself, by name.
+
+    Examples
+    --------
+    >>> "LBFGS" in schuss.closure_optimizers()
+    True
+    """
+    return _classes("second_order")
 
 
 def wrappers() -> dict[str, type[Wrapper]]:
@@ -145,7 +167,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *optimizers(), *wrappers()])
+    return sorted([*__all__, *optimizers(), *wrappers(), *closure_optimizers()])
 
 
 configure()

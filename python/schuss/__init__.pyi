@@ -25,6 +25,8 @@ from schuss.insight import GradientNoiseScale as GradientNoiseScale
 from schuss.insight import gradient_noise_scale as gradient_noise_scale
 from schuss.masks import DropoutMask as DropoutMask
 from schuss.masks import dropout as dropout
+from schuss.minimization import minimize as minimize
+from schuss.minimization import scipy_method as scipy_method
 from schuss.optimizer import Group as Group
 from schuss.optimizer import Optimizer as Optimizer
 from schuss.optimizer import StateError as StateError
@@ -94,6 +96,10 @@ from schuss.optimizers.tiger import Tiger as Tiger
 from schuss.optimizers.yogi import Yogi as Yogi
 from schuss.range_test import lr_find as lr_find
 from schuss.recorder import Recorder as Recorder
+from schuss.second_order._base import ClosureOptimizer as ClosureOptimizer
+from schuss.second_order.lbfgs import LBFGS as LBFGS
+from schuss.second_order.levenberg_marquardt import LevenbergMarquardt as LevenbergMarquardt
+from schuss.second_order.newton_cg import NewtonCG as NewtonCG
 from schuss.stages import Decay as Decay
 from schuss.stages import GradientNoise as GradientNoise
 from schuss.stages import Skip as Skip
@@ -112,4 +118,5 @@ from schuss.wrappers.swa import SWA as SWA
 __version__: str
 
 def optimizers() -> dict[str, type[Optimizer]]: ...
+def closure_optimizers() -> dict[str, type[ClosureOptimizer]]: ...
 def wrappers() -> dict[str, type[Wrapper]]: ...

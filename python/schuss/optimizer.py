@@ -121,7 +121,7 @@ class StepInfo:
         return self.hyperparameters[0]["lr"]
 
 
-def _option(*, default: Any, kw_only: bool = True) -> Any:
+def _option(*, default: Any, kw_only: bool = True, init: bool = True) -> Any:
     """Declare an option of every optimizer for type checkers."""
     return default
 

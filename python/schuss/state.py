@@ -16,6 +16,7 @@ from schuss.optimizer import StateError
 if TYPE_CHECKING:
     from schuss.clipping import Clip, Clipper
     from schuss.optimizer import Optimizer
+    from schuss.second_order._base import ClosureOptimizer
 
 FORMAT = 1
 
@@ -386,7 +387,10 @@ def load(optimizer: Optimizer, path: str | os.PathLike[str], *, cast: bool) -> N
 
 
 def checked_params(
-    optimizer: Optimizer, stored: Sequence[NDArray[Any]] | None, names: Sequence[str], path: str | os.PathLike[str]
+    optimizer: Optimizer | ClosureOptimizer,
+    stored: Sequence[NDArray[Any]] | None,
+    names: Sequence[str],
+    path: str | os.PathLike[str],
 ) -> list[NDArray[Any]]:
     """Return what a checkpoint's parameters are for each of the optimizer's, none where it holds none."""
     name, values = type(optimizer).__name__, []

@@ -2,53 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import inspect
 import os
 import threading
-import typing
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import DTypeLike, NDArray
 
 from schuss import memory, nested, trees
-from schuss.hyperparameters import Domain, Hyperparameter, Schedule
-from schuss.optimizer import Group, Optimizer, StepInfo, _did_you_mean, _option, _Typed
-
-#: A number in {1, 2, ...}.
-Count: TypeAlias = Annotated[int, Domain(1.0, 2.0**53, upper_open=False, whole=True)]
-#: A number in {1, 2, ...}, or a schedule of such numbers.
-ScheduledCount: TypeAlias = Annotated[int | Schedule, Domain(1.0, 2.0**53, upper_open=False, whole=True)]
+from schuss.arguments import Argument as Argument
+from schuss.arguments import Count as Count
+from schuss.arguments import Declared
+from schuss.arguments import ScheduledCount as ScheduledCount
+from schuss.optimizer import Group, Optimizer, StepInfo, _option
 
 
-class Argument(Hyperparameter):
-    """An argument of a wrapper as an attribute; a schedule only where the annotation says so."""
-
-    def __init__(self, owner: type, name: str, default: float | bool, domain: Domain, scheduled: bool) -> None:
-        super().__init__(owner, name, default, domain)
-        self.scheduled = scheduled
-
-    def check(self, wrapper: str, value: object) -> Any:
-        """Return a valid value, or raise a sentence that starts with the wrapper's name."""
-        if self.scheduled:
-            checked: Any = super().check(wrapper, value)
-        else:
-            checked = self.domain.check(f"{wrapper}: {self.name}", value)
-        return checked if callable(checked) or not self.domain.whole else int(checked)
-
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        """Return the value, or on the class this description."""
-        return self if instance is None else instance._arguments[self.name]
-
-    def __set__(self, instance: Any, value: object) -> None:
-        """Check the value and keep it."""
-        instance._check_idle()
-        instance._arguments[self.name] = self.check(type(instance).__name__, value)
-
-
-class Wrapper(_Typed):
+class Wrapper(Declared):
     """Base class of what is put around an optimizer: it has the optimizer's step and offers all that it offers.
 
     Reading and setting hyper-parameters, `params`, `t`, `last`, `groups` and whatever else an optimizer has reaches the
@@ -64,8 +34,7 @@ class Wrapper(_Typed):
         What is wrapped.
     """
 
-    arguments: ClassVar[dict[str, Argument]] = {}
-    options: ClassVar[dict[str, Any]] = {}
+    _first = ("optimizer", "the optimizer")
     #: Does it change the weights after a step of what it wraps?
     moves: ClassVar[bool] = False
     #: Does its next step undo such changes?
@@ -126,63 +95,17 @@ class Wrapper(_Typed):
 
     # ---- declaration and construction ----------------------------------------------------------------------------------
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Turn annotations into checked attributes."""
-        super().__init_subclass__(**kwargs)
-        cls.arguments, cls.options = dict(cls.arguments), dict(cls.options)
-        hints = typing.get_type_hints(cls, include_extras=True)
-        for name in vars(cls).get("__annotations__", {}):
-            hint = hints[name]
-            if typing.get_origin(hint) is ClassVar or name.startswith("_"):
-                continue
-            domain = next((each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Domain)), None)
-            default = cls.__dict__[name]
-            if domain is None:
-                cls.options[name] = default
-            else:
-                accepted = typing.get_args(hint.__origin__)
-                scheduled = any(typing.get_origin(each) is typing.get_origin(Schedule) for each in accepted)
-                cls.arguments[name] = Argument(cls, name, default, domain, scheduled)
-                setattr(cls, name, cls.arguments[name])
-        signature = [inspect.Parameter("optimizer", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
-        for name, default in ({n: a.default for n, a in cls.arguments.items()} | cls.options).items():
-            signature.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default))
-        cls.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
-
     def __init__(self, optimizer: Optimizer | Wrapper, *unnamed: Any, **given: Any) -> None:
         name = type(self).__name__
-        if unnamed:
-            first = next(iter([*self.arguments, *self.options]), None)
-            hint = f"write {name}(optimizer, {first}=...)" if first else "it takes no others"
-            raise TypeError(
-                f"{name}: all arguments but the optimizer have names, got {unnamed[0]!r:.40} without one; {hint}"
-            )
+        self._require_named(unnamed)
         if not isinstance(optimizer, Optimizer | Wrapper):
             raise TypeError(
                 f"{name}: optimizer must be an optimizer or a wrapper of one, got {type(optimizer).__name__}; "
                 f"write {name}(optimizer, ...)"
             )
-        known = [*self.arguments, *self.options]
-        for key in given:
-            if key not in known:
-                hint = _did_you_mean(key, known) or (f"it takes {', '.join(known)}" if known else "it takes none")
-                raise TypeError(f"{name}: {key} is not an argument of {name}; {hint}")
-        arguments = {key: each.check(name, given.get(key, each.default)) for key, each in self.arguments.items()}
-        options = {key: self._checked_option(key, given.get(key, default)) for key, default in self.options.items()}
+        arguments, options = self._checked(given)
         optimizer._require_training()
         self._set(optimizer, arguments, options)
-
-    def _checked_option(self, key: str, value: Any) -> Any:
-        """Return an option's value, if its annotation allows it."""
-        hint = typing.get_type_hints(type(self))[key]
-        name = f"{type(self).__name__}: {key}"
-        if hint is bool and not isinstance(value, bool):
-            raise TypeError(f"{name} must be True or False, got {value!r}")
-        literals = [each for each in (hint, *typing.get_args(hint)) if typing.get_origin(each) is typing.Literal]
-        choices = [choice for each in literals for choice in typing.get_args(each)]
-        if choices and value not in choices and not (value is None and type(None) in typing.get_args(hint)):
-            raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
-        return value
 
     def _set(self, optimizer: Optimizer | Wrapper, arguments: dict[str, Any], options: dict[str, Any]) -> None:
         """Wrap an optimizer, with nothing kept yet."""
@@ -307,29 +230,9 @@ class Wrapper(_Typed):
                     f"{name}: the optimizer has got further parameters since it was wrapped; make a new {name}"
                 )
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep all others out, or refuse to be the second."""
-        if not self._busy.acquire(blocking=False):
-            raise self._is_busy()
-        try:
-            yield
-        finally:
-            self._busy.release()
-
-    def _check_idle(self) -> None:
-        """Refuse to touch an optimizer that is in the middle of a step."""
-        if self._busy.locked():
-            raise self._is_busy()
-
     def _require_own(self) -> None:
         """Refuse what is about the weights of the run while they are not in place."""
         self._check_idle()
-
-    def _is_busy(self) -> RuntimeError:
-        return RuntimeError(
-            f"{type(self).__name__}: another thread is inside this optimizer; give each thread its own, or use a lock"
-        )
 
     # ---- as of an optimizer --------------------------------------------------------------------------------------------
 
