@@ -15,18 +15,24 @@ import protocol
 from protocol import Contender, Ratio
 
 
-def description(
-    script: str, arguments: Sequence[str] | None, options: argparse.Namespace, *packages: str
-) -> dict[str, Any]:
-    """Return how a result comes about: the command, the date, the machine, the versions, the settings."""
+def header(script: str, arguments: Sequence[str] | None, quick: bool, *packages: str) -> dict[str, Any]:
+    """Return what a result was made by, when, on and with: the command, the date, the machine, the versions."""
     return {
         "benchmark": script,
         "command": " ".join(["python", script, *(sys.argv[1:] if arguments is None else arguments)]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "quick": options.quick,
+        "quick": quick,
         "machine": machine.describe(),
         "versions": machine.versions(*packages),
         "runtime": machine.runtime(),
+    }
+
+
+def description(
+    script: str, arguments: Sequence[str] | None, options: argparse.Namespace, *packages: str
+) -> dict[str, Any]:
+    """Return how a result of timings comes about: its header, and the settings."""
+    return header(script, arguments, options.quick, *packages) | {
         "settings": {
             "pairs": options.pairs,
             "far": {"ratio": protocol.FAR, "pairs": protocol.FAR_PAIRS},
