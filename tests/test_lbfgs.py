@@ -121,11 +121,11 @@ def test_the_cauchy_point_is_the_model_s_first_minimum(pairs: int, rng: np.rando
             way = np.clip(x - times[:, None] * gradient, lower, upper) - x
             return way @ gradient + 0.5 * np.sum(way @ hessian * way, axis=1)
 
-        times = np.linspace(0.0, 1.0, 200_001)
+        times = np.linspace(0.0, 1.0, 20_001)
         walk = value(times)
         first = times[int(np.argmax(np.append(np.diff(walk) >= 0, True)))]
         expected = np.clip(x - first * gradient, lower, upper)
-        np.testing.assert_allclose(found, expected, atol=3e-5 * np.abs(gradient).max())
+        np.testing.assert_allclose(found, expected, atol=3e-4 * np.abs(gradient).max())
         np.testing.assert_allclose(c, model.w @ (found - x), atol=1e-9 * max(1.0, np.abs(c).max(initial=0.0)))
         assert ((lower < found) & (found < upper) >= free).all()
 
@@ -160,7 +160,7 @@ def test_a_search_that_fails_falls_back_on_the_gradient() -> None:
     w = np.array([1.0, 1.0])
     opt = schuss.LBFGS(w, max_search=5)
     opt.step(lambda: (float(w @ w), 2 * w))
-    opt._arrays["s"][:], opt._arrays["y"][:] = [[1.0, 0.0]], [[1e-30, 0.0]]
+    opt._arrays["s"][:], opt._arrays["y"][:], opt._curvatures[:] = [[1.0, 0.0]], [[1e-30, 0.0]], [1e-30] * 10
     before = float(w @ w)
     assert opt.step(lambda: (float(w @ w), 2 * w)) < before
     assert opt.stopped in ("", "the gradient is within gtol")

@@ -111,6 +111,7 @@ class LBFGS(ClosureOptimizer):
         """Make the pairs: changes of the parameters and of the gradient."""
         rows = self._arguments["history"]
         self._arrays |= {"s": self._zeros(rows), "y": self._zeros(rows)}
+        self._curvatures = [0.0] * rows  # of each row, s.y: what a load makes again
         self._lower, self._upper = (None, None) if self.bounds is None else self._box_of(self.bounds)
 
     def _begin(self) -> None:
@@ -145,6 +146,7 @@ class LBFGS(ClosureOptimizer):
         super()._take_over({key: arrays[key] for key in ("point", "gradient")}, numbers)
         for name in ("s", "y"):
             self._arrays[name][:pairs] = arrays[name]
+        self._curvatures[:pairs] = map(dot, arrays["s"], arrays["y"])
         self._next = pairs % self.history
 
     # ---- the step ------------------------------------------------------------------------------------------------------
@@ -182,11 +184,11 @@ class LBFGS(ClosureOptimizer):
 
     def _remember(self, s: Vector, y: Vector, gradient: Vector) -> None:
         """Keep a pair in place of the oldest, if the loss curves upwards along it."""
-        if dot(s, y) <= self._eps * abs(dot(gradient, s)):
+        if (curvature := dot(s, y)) <= self._eps * abs(dot(gradient, s)):
             return
-        rows = len(self._arrays["s"])
-        self._arrays["s"][self._next], self._arrays["y"][self._next] = s, y
-        self._next = (self._next + 1) % rows
+        row, rows = self._next, len(self._arrays["s"])
+        self._arrays["s"][row], self._arrays["y"][row], self._curvatures[row] = s, y, curvature
+        self._next = (row + 1) % rows
         self._numbers["pairs"] = min(self._numbers["pairs"] + 1, rows)
 
     def _target(self, x: Vector, gradient: Vector) -> tuple[Vector, Vector] | None:
@@ -196,7 +198,8 @@ class LBFGS(ClosureOptimizer):
         """
         rows = self._rows()
         if self._lower is None or self._upper is None:
-            direction = _two_loops(-gradient, *([self._arrays[name][i] for i in rows] for name in ("s", "y")))
+            s, y = ([self._arrays[name][i] for i in rows] for name in ("s", "y"))
+            direction = _two_loops(-gradient, s, y, [self._curvatures[i] for i in rows])
             return direction, x + direction
         x64, gradient64, lower, upper = (each.astype(np.float64) for each in (x, gradient, self._lower, self._upper))
         try:
@@ -249,9 +252,11 @@ class LBFGS(ClosureOptimizer):
         return max(1.0, float(np.min(steps[direction != 0], initial=LONGEST)))
 
 
-def _two_loops(q: Vector, s: Sequence[Vector], y: Sequence[Vector]) -> Vector:
-    """Multiply a vector with the approximate inverse Hessian of pairs, the oldest first, in place, and return it."""
-    curvatures = [dot(a, b) for a, b in zip(s, y, strict=True)]
+def _two_loops(q: Vector, s: Sequence[Vector], y: Sequence[Vector], curvatures: Sequence[float]) -> Vector:
+    """Multiply a vector with the approximate inverse Hessian of pairs, the oldest first, in place, and return it.
+
+    The curvatures are the pairs' s.y.
+    """
     shares = []
     for a, b, curvature in zip(s[::-1], y[::-1], curvatures[::-1], strict=True):
         shares.append(dot(a, q) / curvature)
