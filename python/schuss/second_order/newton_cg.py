@@ -78,7 +78,7 @@ class NewtonCG(ClosureOptimizer):
     ...     return H @ v
     >>> while not opt.stopped:
     ...     loss = opt.step(rosenbrock, hvp=product)
-    >>> w.round(6), opt.converged
+    >>> w.round(3), opt.converged
     (array([1., 1.]), True)
     """
 
