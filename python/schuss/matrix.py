@@ -90,6 +90,7 @@ class MatrixOptimizer(Optimizer):
 
     exact = False
     exclude: Sequence[str] = ()
+    _stops = True
 
     # ---- what a subclass says ----------------------------------------------------------------------------------------
 

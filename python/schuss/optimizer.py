@@ -652,8 +652,11 @@ class Optimizer(_Typed):
     def _tell_plan(self) -> None:
         """Tell a new plan what the optimizer's kind knows of the tensors."""
 
-    #: Called within a step with the groups' values and the number of sweeps done, where a rule stops between them.
-    _between: Callable[[Sequence[Mapping[str, float]], int], None] | None = None
+    #: Does the rule stop between two sweeps?
+    _stops: ClassVar[bool] = False
+
+    def _between(self, values: Sequence[Mapping[str, float]], sweep: int) -> None:
+        """Do the work between two sweeps: called within a step with the groups' values and the number of sweeps done."""
 
     def _commit(self) -> None:
         """Keep what the work between the sweeps of a step has led to, now that the step is done."""
@@ -872,7 +875,7 @@ class Optimizer(_Typed):
         told = [each(grads, grad_scale) for each in self._observers]
         before = self._counts.copy() if self._projections else self._counts
         factors = self._factors if self._clipper.clips else None
-        work = None if self._between is None else functools.partial(self._between, values)
+        work = functools.partial(self._between, values) if self._stops else None
         status: int = self._plan.step(grads, arrays, numbers, grad_scale, factors, work)
         if status == 0 and work is not None:
             self._commit()
@@ -901,7 +904,7 @@ class Optimizer(_Typed):
             or self.noise is not None
             or self.decay is not None
             or self._averages is not None
-            or self._between is not None
+            or self._stops
         )
 
     def _advance(self, grads: Any, **inputs: Any) -> bool:
