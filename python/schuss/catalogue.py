@@ -42,7 +42,8 @@ class Entry:
     summary : str
         The first sentence of its documentation.
     kind : str
-        The shape of its rule: "elementwise", "layerwise" (sums over each tensor or row), "global" (over all tensors).
+        The shape of its rule: "elementwise", "layerwise" (sums over each tensor or row), "global" (over all tensors),
+        "matrix" (linear algebra between sweeps).
     source : Source
         The paper that it follows; the first, where it names several.
     state_bytes : float
