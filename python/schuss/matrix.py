@@ -85,7 +85,8 @@ class MatrixOptimizer(Optimizer):
     """Base class of the optimizers that see whole matrices; the others of their parameters they step element by element.
 
     A subclass has a rule in ``cpp/rules/matrix/``, and the work between its sweeps as `between`. The reference is a generator
-    that yields a `look` or `fold` where the rule does, and gets the `Matrix` back that `between` has worked on.
+    that yields a `look` or `fold` where the rule does, and gets the `Matrix` back that `between` has worked on; at its start
+    it may yield None for the one that `before` has prepared.
     """
 
     exact = False
@@ -93,6 +94,9 @@ class MatrixOptimizer(Optimizer):
     _stops = True
 
     # ---- what a subclass says ----------------------------------------------------------------------------------------
+
+    def before(self, matrix: Matrix) -> None:
+        """Prepare what the first sweep over one tensor reads: its numbers of rows and columns, from the state."""
 
     def between(self, sweep: int, matrix: Matrix) -> None:
         """Work on one tensor after a sweep.
@@ -175,6 +179,7 @@ class MatrixOptimizer(Optimizer):
             count = parameter.size // (rows * columns)
             matrix.rows = {name: np.zeros((count, rows), compute) for name in kernel["rows"]}
             matrix.columns = {name: np.zeros((count, columns), compute) for name in kernel["columns"]}
+            self.before(matrix)
         return matrix
 
     def _between(self, values: Sequence[Mapping[str, float]], sweep: int) -> None:
@@ -218,7 +223,7 @@ class MatrixOptimizer(Optimizer):
             self.after(matrix)
 
     def _run_reference(
-        self, running: Generator[Sweep, Matrix | None, None], tensor: int, matrix: Matrix | None
+        self, running: Generator[Sweep | None, Matrix | None, None], tensor: int, matrix: Matrix | None
     ) -> None:
         """Run the reference of one tensor, with the same work between its sweeps."""
         sweep = 0
@@ -226,11 +231,14 @@ class MatrixOptimizer(Optimizer):
         names = self._kernel()["work"]
         while True:
             try:
-                asked = running.send(result) if sweep else next(running)
+                asked = running.send(result)
             except StopIteration:
                 return
             if matrix is None:  # there is nothing to work on
                 return
+            if asked is None:
+                result = self._seen(matrix)
+                continue
             sweep += 1
             if asked.over is None:
                 for name, array in zip(names[asked.first :], asked.arrays, strict=False):
@@ -274,10 +282,14 @@ def _folded(asked: Sweep, rows: int, columns: int) -> tuple[NDArray[np.float64],
         if largest:
             over_columns.append(term.max(axis=1, initial=0.0).reshape(-1))
             continue
-        # (A reduction may add in another order: along one column, for example, it does.)
-        tiles = [np.add.accumulate(term[:, at : at + height], axis=1)[:, -1] for at in range(0, rows, height)]
+        tiles = [_sum_of_rows(term[:, at : at + height]) for at in range(0, rows, height)]
         total = np.zeros_like(tiles[0])
         for tile in tiles:
             total = total + tile
         over_columns.append(total.reshape(-1))
     return np.array(over_rows), np.array(over_columns)
+
+
+def _sum_of_rows(term: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the sums over rows, one row after the other; NumPy's reduction of a single column adds in pairs."""
+    return np.add.reduce(term, axis=1) if term.shape[2] > 1 else np.add.accumulate(term, axis=1)[:, -1]
