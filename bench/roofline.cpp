@@ -102,7 +102,7 @@ template <class Store, bool prefetch, std::size_t... R, std::size_t... W>
 void move(std::size_t first, std::size_t last, std::byte* const* arrays, std::index_sequence<R...>,
           std::index_sequence<W...>) {
     const std::byte* const read[] = {arrays[R]...};
-    std::byte* const written[] = {arrays[sizeof...(R) + W]...};
+    std::byte* const written[sizeof...(W) + 1] = {arrays[sizeof...(R) + W]...};  // one more: there may be none
     for (std::size_t at = first; at < last; at += line) {
         if constexpr (prefetch) {
             (__builtin_prefetch(read[R] + at + ahead), ...);

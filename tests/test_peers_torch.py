@@ -106,6 +106,9 @@ class Pair:
             for k, arrays in enumerate(slot):
                 for i, (a, tensor) in enumerate(zip(arrays, self.tensors[k], strict=True)):
                     state = self.theirs.state.get(tensor, {})
+                    if a is None:  # the tensor has no such slot
+                        assert state.get(theirs_name) is None
+                        continue
                     if state.get(theirs_name) is None:  # torch makes state with a tensor's first gradient
                         assert self.ours.counts[k][i] == 0
                         continue
