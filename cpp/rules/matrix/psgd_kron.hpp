@@ -35,9 +35,8 @@ struct psgd_kron {
                             };
                         });
         } else {
-            return [step = adamw::at<T>(t, adamw_lr, beta1, beta2, eps, weight_decay)](T& p, T g, T, T, T, T& m, T& v) {
-                step(p, g, m, v);
-            };
+            const auto step = adamw::at<T>(t, adamw_lr, beta1, beta2, eps, weight_decay);
+            return [step](T& p, T g, T, T, T, T& m, T& v) { step(p, g, m, v); };
         }
     }
 };

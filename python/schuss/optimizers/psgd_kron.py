@@ -108,26 +108,26 @@ class PSGDKron(MatrixOptimizer, rule="psgd_kron"):
     columns: 12 for a square one. `since`, a number per tensor, counts steps. What AdamW steps has `m` and `v`. `q` and
     `since` are in the dtype that the step computes in, whatever `state_dtype` says.
 
-    For networks of all kinds where a second-order method has to be cheap: a step takes two triangular products per
-    dimension, one that fits about three times as much. At first every step does, at last every 34th.
+    For networks of all kinds, where a second-order method has to be cheap: a step takes two products with every factor, one
+    that fits five more and a triangular system. By default every step fits at first, and every 34th at last.
 
-    Not exact: kernel and reference have their products from NumPy's BLAS, which adds in an order of its own, and
-    triangular solves from SciPy if it is installed, else from NumPy, which takes longer. ``solve`` failing for a factor that
-    has become singular makes it NaN.
+    `exact` is False because NumPy's BLAS, which has the products, adds in an order of its own. Triangular systems are
+    SciPy's where it is installed, else solved by NumPy, which takes longer. Where a factor has become singular, it and what
+    it is multiplied with become NaN.
 
-    Against kron_torch: V enters the fit alone, while there it stays in the gradient that is preconditioned. A tensor whose
-    mean is zero throughout keeps its factors; there they grow by `precond_lr` at every such step, until they overflow.
-    Every tensor counts its own steps; there all share a count. Its choice between two ways of merging dimensions
-    always falls on that of `merge_dims` here. Embeddings and other tensors with rows without gradients get tiny steps
-    there.
+    Against kron_torch: V enters the fit alone; there it stays in the mean that is preconditioned, so that rows without a
+    gradient walk at random. A tensor whose mean is zero throughout keeps its factors; there they grow by `precond_lr` at
+    every fit, until they overflow. Every tensor counts steps of its own; there all share a count. `merge_dims` is what its
+    choice of two ways to merge comes to.
 
     Examples
     --------
-    >>> w = np.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> w = np.zeros(3)
     >>> opt = schuss.PSGDKron(w, lr=0.1)
-    >>> opt.step(np.array([[1.0, 0.0], [0.0, 0.1]]))
-    >>> w.round(3)
-    >>> [q.round(3) for q in opt.factors]
+    >>> for _ in range(50):
+    ...     opt.step(np.array([1.0, 10.0, 0.1]))
+    >>> w.round(2), opt.factors[0].round(1)
+    (array([-4.59, -4.62, -0.6 ]), array([1. , 0.2, 1.3]))
     """
 
     lr: NonNegative = 3e-4  #: step size
@@ -171,7 +171,8 @@ class PSGDKron(MatrixOptimizer, rule="psgd_kron"):
             return 0.0
         shapes = self._factor_shapes(parameter)
         scale = values["precond_init_scale"] ** (1 / len(shapes))
-        return scale * np.concatenate([np.eye(*s).reshape(-1) if len(s) == 2 else np.ones(s) for s in shapes])
+        parts = [np.eye(*shape).reshape(-1) if len(shape) == 2 else np.ones(shape) for shape in shapes]
+        return np.concatenate(parts) * scale
 
     @property
     def factors(self) -> Any:
@@ -284,15 +285,15 @@ def _along(x: NDArray[Any], axis: int, function: Any) -> NDArray[Any]:
 def _times(q: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
     """Multiply the middle axis by a factor."""
     if q.ndim == 1:
-        return q[:, None] * x
-    return (x[:, :, 0] @ q.T)[:, :, None] if x.shape[2] == 1 else np.matmul(q, x)
+        return np.multiply(q[:, None], x)
+    return np.matmul(x[:, :, 0], q.T)[:, :, None] if x.shape[2] == 1 else np.matmul(q, x)
 
 
 def _over(x: NDArray[Any], q: NDArray[Any]) -> NDArray[Any]:
     """Multiply the middle axis by the inverse of a factor, from the right."""
     if q.ndim == 1:
-        return x / q[:, None]
-    from schuss.linalg import solve_triangular  # SciPy's needs 0.1 s to be imported
+        return np.divide(x, q[:, None])
+    from schuss.linalg import solve_triangular  # most optimizers go without it
 
     rows = x.swapaxes(1, 2)
     try:
