@@ -20,8 +20,8 @@ struct psgd_kron {
     static constexpr Names state{"m", matrix ? absent : "v"};
 
     template <class T>
-    static auto at(double t, [[maybe_unused]] double lr, double beta1, double weight_decay, double seed,
-                   [[maybe_unused]] double adamw_lr, [[maybe_unused]] double beta2, [[maybe_unused]] double eps) {
+    static auto at(double t, double lr, double beta1, double weight_decay, double seed, double adamw_lr, double beta2,
+                   double eps) {
         (void)seed;  // chooses the noise
         if constexpr (matrix) {
             const auto mean = [b = T(beta1), c = T(1 - beta1)](T g, T m) { return b * m + c * g; };

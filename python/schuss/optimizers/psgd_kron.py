@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -149,7 +149,6 @@ class PSGDKron(MatrixOptimizer, rule="psgd_kron"):
     min_ndim_triangular: int = 2
     memory_save_mode: str | None = None
     merge_dims: bool = True
-    exclude: Sequence[str] = ()
 
     shaped = ("q", "since")
 
@@ -172,7 +171,8 @@ class PSGDKron(MatrixOptimizer, rule="psgd_kron"):
         shapes = self._factor_shapes(parameter)
         scale = values["precond_init_scale"] ** (1 / len(shapes))
         parts = [np.eye(*shape).reshape(-1) if len(shape) == 2 else np.ones(shape) for shape in shapes]
-        return np.concatenate(parts) * scale
+        packed: NDArray[Any] = np.concatenate(parts) * scale
+        return packed
 
     @property
     def factors(self) -> Any:
@@ -284,15 +284,21 @@ def _along(x: NDArray[Any], axis: int, function: Any) -> NDArray[Any]:
 
 def _times(q: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
     """Multiply the middle axis by a factor."""
+    product: NDArray[Any]
     if q.ndim == 1:
-        return np.multiply(q[:, None], x)
-    return np.matmul(x[:, :, 0], q.T)[:, :, None] if x.shape[2] == 1 else np.matmul(q, x)
+        product = q[:, None] * x
+    elif x.shape[2] == 1:
+        product = (x[:, :, 0] @ q.T)[:, :, None]
+    else:
+        product = q @ x
+    return product
 
 
 def _over(x: NDArray[Any], q: NDArray[Any]) -> NDArray[Any]:
     """Multiply the middle axis by the inverse of a factor, from the right."""
     if q.ndim == 1:
-        return np.divide(x, q[:, None])
+        quotient: NDArray[Any] = x / q[:, None]
+        return quotient
     from schuss.linalg import solve_triangular  # most optimizers go without it
 
     rows = x.swapaxes(1, 2)
