@@ -8,7 +8,7 @@
 namespace schuss {
 namespace {
 
-/// PSGD-Kron. Li & Pooladzandi (2024), https://arxiv.org/abs/2402.04553; AdamW for what is no matrix.
+/// PSGD-Kron. Pooladzandi & Li (2024), https://arxiv.org/abs/2402.04553; AdamW for what is no matrix.
 /// Between the two sweeps `u`, the mean of the gradients, becomes the preconditioned step; `probe` is for the fit.
 template <bool matrix>
 struct psgd_kron {

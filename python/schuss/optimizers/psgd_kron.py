@@ -45,8 +45,8 @@ class PSGDKron(MatrixOptimizer, rule="psgd_kron"):
 
     with a lower bound of the spectral norm, which takes two products with a vector. A factor is upper triangular, or a
     diagonal, of which only the diagonals of all these count, and the largest magnitude as the norm. In the same way for one
-    dimension, or for more than two. At 1 of 100 of these steps all factors of a tensor are first scaled to one largest
-    magnitude, their geometric mean.
+    dimension, or for more than two. By chance, `balance_probability`, all factors of a tensor are first scaled to one
+    largest magnitude, the geometric mean of what they have.
 
     What is in `exclude`, complex or empty is stepped by `AdamW`, with `adamw_lr`, `beta1`, `beta2`, `eps` and
     `weight_decay`.
