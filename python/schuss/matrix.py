@@ -44,6 +44,8 @@ class Matrix:
         (matrices, columns) in the compute type.
     numbers : list of float
         Those that later sweeps read, in the rule's order.
+    kept : dict
+        What `between` leaves for `after`, by any name.
     row_sums, column_sums : array
         What the last sweep added up, in float64: of shapes (terms, matrices, rows) and (terms, matrices, columns).
     """
@@ -58,6 +60,7 @@ class Matrix:
     rows: dict[str, NDArray[Any]] = field(default_factory=dict)
     columns: dict[str, NDArray[Any]] = field(default_factory=dict)
     numbers: list[float] = field(default_factory=list)
+    kept: dict[str, Any] = field(default_factory=dict)
     row_sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0, 0)))
     column_sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0, 0)))
 
