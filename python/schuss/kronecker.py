@@ -63,7 +63,7 @@ def merged(shape: Sequence[int], largest: float, *, backwards: bool = False) -> 
     Parameters
     ----------
     shape : sequence of int
-        Axes of one element are left out.
+        Axes of one element are left out, unless all are.
     largest : float
         The most elements of an axis that was merged.
     backwards : bool
@@ -80,7 +80,7 @@ def merged(shape: Sequence[int], largest: float, *, backwards: bool = False) -> 
             axes[-1] *= n
         elif n != 1:
             axes.append(n)
-    return tuple(reversed(axes) if backwards else axes)
+    return tuple(reversed(axes) if backwards else axes) or (1,)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -94,9 +94,9 @@ def cut(shape: tuple[int, ...], size: float, largest: float) -> Blocks:
     size : float
         The most elements along an axis of a block.
     largest : float
-        Axes of more elements are not cut and have no matrix; neither have those of one element.
+        Axes of more elements are not cut and have no matrix.
     """
-    has_matrix = [1 < n <= largest for n in shape]
+    has_matrix = [n <= largest for n in shape]
     pieces = [
         [slice(at, min(at + int(size), n)) for at in range(0, n, int(size))] if has and n > size else [slice(0, n)]
         for n, has in zip(shape, has_matrix, strict=True)
@@ -171,7 +171,7 @@ class KroneckerOptimizer(MatrixOptimizer):
 
     def is_matrix(self, parameter: Array) -> bool:
         """Tell whether an array has a factor."""
-        if parameter.size == 0 or parameter.dtype.kind == "c":
+        if parameter.ndim == 0 or parameter.size == 0 or parameter.dtype.kind == "c":
             return False
         axes = sum(n > 1 for n in parameter.shape)
         return (axes > 1 or self.precondition_1d) and self.blocks_of(parameter.shape).size > 0

@@ -58,7 +58,8 @@ class Shampoo(KroneckerOptimizer, rule="shampoo"):
     beta1 : float or schedule
         Decay of the mean M, in [0, 1).
     beta3 : float or schedule
-        Weight of the mean so far in U, in [0, 1); -1 for that of `beta1`, its square for Nesterov's momentum.
+        Weight of the mean so far in U, in [-1, 1): -1 for `beta1`, else not negative. The square of `beta1` makes
+        it Nesterov's momentum.
     beta2 : float or schedule
         Decay of the factors, in [0, 1]; 1 adds all gradients up, as in the first paper.
     eps : float or schedule
@@ -67,7 +68,7 @@ class Shampoo(KroneckerOptimizer, rule="shampoo"):
         λ, the decay per unit of step size, in [0, inf).
     frequency : int or schedule
         How many steps apart the roots are computed, in {1, 2, 3, ...}.
-    start : int or schedule
+    start_step : int or schedule
         The step of the first root, in {0, 1, 2, ...}; at least `frequency`. Before, the step is D, ungrafted U.
     graft_beta2 : float or schedule
         β of V, in [0, 1]; 1 adds up.
@@ -80,8 +81,8 @@ class Shampoo(KroneckerOptimizer, rule="shampoo"):
     max_failures : int or schedule
         How often in a row roots of a block may fail, in {0, 1, 2, ...}.
     graft : {"adam", "rmsprop", "adagrad", "sgd", "none"}
-        What D is: "adam" as above, "rmsprop" without bias correction, "adagrad" with the sum of squares (both: `graft_beta2`
-        = 1), "sgd" U itself; "none" takes S as it is. "adagrad", "sgd" and "none" have a `graft_beta2` of their own.
+        What D is: "adam" as above, "rmsprop" without bias correction, "adagrad" with the sum of squares
+        (`graft_beta2` is 1), "sgd" U itself; "none" takes S as it is (`graft_beta2` is 0 with both).
     block_size : int or None
         Longest axis of a block: longer ones are cut. None for any.
     max_dim : int or None
@@ -92,14 +93,9 @@ class Shampoo(KroneckerOptimizer, rule="shampoo"):
     exponents : dict of float, optional
         Exponents other than 1 / (2 k), by k, in (0, inf): ``{2: 0.5}``.
     precondition_1d : bool
-        Give vectors a factor as well. Else their step is D, as is that of all that has no factor.
+        Give vectors a factor as well. Else their step is D, as is that of all that has no factor, such as a number.
     exclude : sequence of str
         Patterns of the names of parameters that are to have no factor.
-
-    Raises
-    ------
-    RuntimeError
-        From `step`, if the roots of a block fail more than `max_failures` times in a row; nothing was changed.
 
     Notes
     -----
@@ -107,8 +103,9 @@ class Shampoo(KroneckerOptimizer, rule="shampoo"):
     r² + c² values each, and `failures`, 1 value. A float32 matrix of (1024, 1024) has 24 bytes per parameter. All blocks of a
     tensor lie one after the other in one array per slot, each axis a square matrix.
 
-    A root that cannot be computed, or is not finite, leaves the old one as it is, and is counted in `state["failures"]`. What
-    is not finite in a gradient goes on into the parameters.
+    A root that cannot be computed, or is not finite, leaves the old one as it is, and is counted in `state["failures"]`; more
+    than `max_failures` in a row are a RuntimeError, which leaves everything as it was. What is not finite in a gradient goes on
+    into the parameters.
 
     For large matrices where a step costs little beside the gradient, from `frequency` 10 on.
 
@@ -135,7 +132,7 @@ class Shampoo(KroneckerOptimizer, rule="shampoo"):
     eps: NonNegative = 1e-12  #: added to the eigenvalues
     weight_decay: NonNegative = 0.0  #: decay of the weights per unit of step size
     frequency: Every = 10  #: steps from one root to the next
-    start: Whole = 0  #: step of the first root, if not before frequency
+    start_step: Whole = 0  #: step of the first root, if not before frequency
     graft_beta2: UnitInterval = 0.999  #: decay of the grafted method's square; 1 adds up
     graft_eps: NonNegative = 1e-8  #: added outside its root
     graft_bias_correction: Switch = True  #: divide it by 1 - graft_beta2^t
@@ -153,8 +150,9 @@ class Shampoo(KroneckerOptimizer, rule="shampoo"):
     def __init__(self, params: Any, *unnamed: Any, **arguments: Any) -> None:
         graft = arguments.get("graft", type(self).graft)
         for key, value in _GRAFTS.get(graft if isinstance(graft, str) else "", {}).items():
-            if arguments.setdefault(key, value) != value:
-                raise ValueError(f"Shampoo: {key} must be {value!r} with graft={graft!r}, got {arguments[key]!r}")
+            given = self.hyperparameters[key].check("Shampoo", arguments.setdefault(key, value))
+            if given != value:
+                raise ValueError(f"Shampoo: {key} must be {value!r} with graft={graft!r}, got {given!r}")
         super().__init__(params, *unnamed, **arguments)
 
     @classmethod
@@ -192,7 +190,7 @@ class Shampoo(KroneckerOptimizer, rule="shampoo"):
         """Add the gradient to the factors, compute roots where it is time, and multiply the mean with them."""
         values, t = matrix.values, matrix.t
         blocks = self.blocks_of(matrix.parameter.shape)
-        start = max(values["start"], values["frequency"])
+        start = max(values["start_step"], values["frequency"])
         due = t == start or (t > start and t % values["frequency"] == 0)
         waits = t < start and self.graft != "none"
         work = {name: array.reshape(blocks.shape) for name, array in matrix.work.items()}

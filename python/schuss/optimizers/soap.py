@@ -48,7 +48,7 @@ class SOAP(KroneckerOptimizer, rule="soap"):
     beta1, beta2 : float or schedule
         Decays of the mean and of the square, in [0, 1).
     factor_beta : float or schedule
-        β, the decay of the factors, in [0, 1); -1 for that of `beta2`.
+        β, the decay of the factors, in [-1, 1): -1 for that of `beta2`, or not negative.
     eps : float or schedule
         Added outside the root, in [0, inf).
     weight_decay : float or schedule
@@ -70,21 +70,16 @@ class SOAP(KroneckerOptimizer, rule="soap"):
     exclude : sequence of str
         Patterns of the names of parameters that are to have no factor.
 
-    Raises
-    ------
-    RuntimeError
-        From `step`, if the bases of a tensor cannot be refreshed more than `max_failures` times in a row.
-    numpy.linalg.LinAlgError
-        From the first step, if LAPACK finds no eigenvectors. Nothing was changed in either case.
-
     Notes
     -----
     State: `m` and `v`, one value each per element, in the bases; for a matrix of (r, c) `factors` and `bases` of r² + c² values
     each, and `failures`, 1 value. A float32 matrix of (1024, 1024) has 24 bytes per parameter. The square matrices of all
     axes of a tensor lie one after the other in one array per slot.
 
-    A basis that cannot be refreshed stays, and that is counted in `state["failures"]`. What is not finite in a gradient goes
-    on into the parameters; where it is in the first one, the bases are NaN.
+    A basis that cannot be refreshed stays, and that is counted in `state["failures"]`; more than `max_failures` in a row are a
+    RuntimeError. Where LAPACK finds no eigenvectors in the first step, that is numpy.linalg.LinAlgError. Either leaves
+    everything as it was. What is not finite in a gradient goes on into the parameters; if it is in the first one, the bases are
+    NaN.
 
     For networks of large matrices, in place of AdamW with about its step size, where a third of the steps fewer is worth the
     products and the memory.
@@ -99,7 +94,7 @@ class SOAP(KroneckerOptimizer, rule="soap"):
     Examples
     --------
     >>> w = np.zeros((2, 2))
-    >>> opt = schuss.SOAP(w, lr=0.1)
+    >>> opt = schuss.SOAP(w, lr=0.1, weight_decay=0.0)
     >>> for _ in range(2):
     ...     opt.step(np.diag([4.0, 1.0]))
     >>> w.round(6) + 0.0
@@ -214,10 +209,9 @@ class SOAP(KroneckerOptimizer, rule="soap"):
         correction = 1.0
         if bias_correction and steps:
             correction = math.sqrt(one_minus_power(beta2, steps)) / one_minus_power(beta1, steps)
-        if matrix:
-            g = (yield look(g)).work["g"]
-        mean = beta1 * m + (1 - beta1) * g
-        square = beta2 * v + (1 - beta2) * (g * g)
+        turned = (yield look(g)).work["g"] if matrix else g
+        mean = beta1 * m + (1 - beta1) * turned
+        square = beta2 * v + (1 - beta2) * (turned * turned)
         u = mean / (np.sqrt(square) + eps)
         if matrix:
             u = (yield look(u, first=1)).work["u"]
