@@ -67,7 +67,7 @@ class Shampoo(KroneckerOptimizer, rule="shampoo"):
     weight_decay : float or schedule
         λ, the decay per unit of step size, in [0, inf).
     frequency : int or schedule
-        How many steps apart the roots are computed, in {1, 2, 3, ...}.
+        How many steps apart the roots are computed, in {1, 2, ...}.
     start_step : int or schedule
         The step of the first root, in {0, 1, 2, ...}; at least `frequency`. Before, the step is D, ungrafted U.
     graft_beta2 : float or schedule

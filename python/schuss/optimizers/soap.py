@@ -54,7 +54,7 @@ class SOAP(KroneckerOptimizer, rule="soap"):
     weight_decay : float or schedule
         λ, the decay per unit of step size, in [0, inf).
     frequency : int or schedule
-        How many steps apart the bases are refreshed, in {1, 2, 3, ...}.
+        How many steps apart the bases are refreshed, in {1, 2, ...}.
     bias_correction : bool
         Adam's; without it the fraction with k in it is 1.
     normalize_grads : bool
