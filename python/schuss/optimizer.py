@@ -230,7 +230,12 @@ class Optimizer(_Typed):
         found, chosen = {}, {}
         for name, hint in typing.get_type_hints(cls, include_extras=True).items():
             domain = next((each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Domain)), None)
-            if domain is None and name in vars(cls) and name in inspect.get_annotations(cls) and typing.get_origin(hint) is not ClassVar:
+            if (
+                domain is None
+                and name in vars(cls)
+                and name in inspect.get_annotations(cls)
+                and typing.get_origin(hint) is not ClassVar
+            ):
                 chosen[name] = cls.__dict__[name]
             if domain is not None and name not in cls.hyperparameters:
                 default = cls.__dict__.get(name, getattr(Optimizer, name, None))
