@@ -136,7 +136,7 @@ class KronTorch:
         return np.concatenate([q.numpy().reshape(-1) for q in self.optimizer.state[tensor]["Q"]])
 
     def since(self, tensor: Any, plain: bool) -> Any:
-        return None if plain else np.float64(self.optimizer._update_counter)
+        return None if plain else np.array([float(self.optimizer._update_counter)])
 
 
 RARE = {"max_probability": 0.8, "min_probability": 0.2, "probability_decay": 0.1, "flat_steps": 8}

@@ -162,7 +162,8 @@ class PSGDKron(MatrixOptimizer, rule="psgd_kron"):
         """Return the shape of the factors in one array, and of the count of steps."""
         if not self._is_matrix[tensor]:
             return None
-        return () if slot == "since" else (sum(math.prod(each) for each in self._factor_shapes(self._leaves[tensor])),)
+        shapes = [(1,)] if slot == "since" else self._factor_shapes(self._leaves[tensor])
+        return (sum(math.prod(shape) for shape in shapes),)
 
     def initial(self, slot: str, parameter: NDArray[Any] | None, values: Mapping[str, float]) -> float | NDArray[Any]:
         """Return multiples of the identity for the factors."""
@@ -230,7 +231,7 @@ class PSGDKron(MatrixOptimizer, rule="psgd_kron"):
         parameter, u = matrix.parameter, matrix.work["u"]
         mean = u.reshape(self._dimensions(parameter))
         factors = self._unpacked(matrix.state["q"], parameter)
-        since = float(matrix.state["since"]) + 1
+        since = float(matrix.state["since"][0]) + 1
         if self._is_time(since, matrix):
             since = 0.0
             size = float(np.abs(mean).mean())
