@@ -213,7 +213,6 @@ def fits(opt: schuss.PSGDKron, steps: int) -> list[int]:
         ({"probability_decay": np.log(2.0), "flat_steps": 0, "min_probability": 0.0}, [1]),
         ({"probability_decay": 0.0, "max_probability": lambda n: 1.0 if n < 4 else 0.25}, [1, 2, 3, 4, 8, 12]),
     ],
-    ids=str,
 )
 def test_steps_that_fit(arguments: dict[str, Any], expected: list[int]) -> None:
     assert fits(made(np.ones((3, 2)), **arguments), 12) == expected
