@@ -433,7 +433,7 @@ def test_assignment_is_a_schedule_that_changes(variant: Variant, name: str, rng:
     """A value set between two steps, for all groups or in a view, and a schedule give the same bits."""
     description = variant.cls.hyperparameters[name]
     old = dict(variant.arguments).get(name, description.default)
-    new = next(value for value in (0.5, 2.0, 0.25) if value in description.domain and value != old)
+    new = next(value for value in (0.5, 2.0, 0.25, -0.5) if value in description.domain and value != old)
     start = rng.standard_normal((3, 2))
     assigned, viewed = (variant.make([schuss.Group(start.copy())]) for _ in range(2))
     if variant.cls.objection({**assigned.groups[0], name: new}):

@@ -72,7 +72,7 @@ def test_rows_must_lie_side_by_side(cls: Any) -> None:
     w = np.asfortranarray(np.ones((3, 2)))
     with pytest.raises(BufferError, match="is in Fortran order, but its rows must lie side by side"):
         cls(w)
-    cls({"w": w}, exclude=["w"]).step({"w": w})
+    cls({"w": w}, exclude=["w"]).step({"w": w.copy()})
 
 
 def trajectory(opt: schuss.Optimizer, grads: list[Any]) -> Any:

@@ -20,8 +20,10 @@ struct came {
     static constexpr Names state{"m", matrix ? absent : "v"};
 
     template <class T>
-    static auto at([[maybe_unused]] double t, double lr, double beta1, [[maybe_unused]] double beta2,
-                   [[maybe_unused]] double eps1, double weight_decay) {
+    static auto at(double, double lr, double beta1, double beta2, double eps1, double weight_decay) {
+        [[maybe_unused]] const auto square = [a = T(beta2), b = T(1 - beta2), eps = T(eps1)](T g, T v) {
+            return a * v + b * (g * g + eps);
+        };
         const auto mean = [b = T(beta1), c = T(1 - beta1)](T u, T m) { return b * m + c * u; };
         const auto move = [keep = T(1 - lr * weight_decay), lr = T(lr)](T& p, T u) { p = keep * p - lr * u; };
         if constexpr (matrix) {
@@ -51,9 +53,6 @@ struct came {
                         });
                 });
         } else {
-            const auto square = [a = T(beta2), b = T(1 - beta2), eps = T(eps1)](T g, T v) {
-                return a * v + b * (g * g + eps);
-            };
             return fold<Over::rows>(
                 [=](T, T g, T, T, T, T, T, T v) {
                     const T u = g / sqrt(square(g, v));

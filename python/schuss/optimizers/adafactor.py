@@ -86,8 +86,8 @@ class Adafactor(FactoredOptimizer, rule="adafactor"):
     >>> opt = schuss.Adafactor(w, lr=0.1)
     >>> opt.step(np.array([[1.0, 1.0, 1.0], [2.0, 2.0, 4.0]]))
     >>> w.round(4)
-    array([[0.8882, 0.8882, 0.9394],
-           [0.9   , 0.9   , 0.8916]])
+    array([[0.8757, 0.8757, 0.9326],
+           [0.9121, 0.9121, 0.9047]])
     >>> opt.state["row"].ravel(), opt.state["column"].ravel()
     (array([1., 8.]), array([2.5, 2.5, 8.5]))
     """

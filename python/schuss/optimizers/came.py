@@ -68,8 +68,8 @@ class CAME(FactoredOptimizer, rule="came"):
     >>> opt = schuss.CAME(w, lr=0.1, beta3=0.9)
     >>> opt.step(np.array([[1.0, -2.0], [4.0, 2.0]]))
     >>> w.round(4)
-    array([[-0.0351,  0.0351],
-           [-0.0351, -0.0351]])
+    array([[-0.0202,  0.0403],
+           [-0.0502, -0.0251]])
     """
 
     lr: NonNegative = 2e-4  #: step size

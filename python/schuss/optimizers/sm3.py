@@ -62,7 +62,7 @@ class SM3(MatrixOptimizer, rule="sm3"):
     >>> for _ in range(2):
     ...     opt.step(np.array([[4.0, 3.0], [1.0, 0.0]]))
     >>> opt.state["accumulators"]
-    array([32., 17., 32., 18.])
+    array([32.,  2., 32., 18.])
     >>> w.round(4)
     array([[-1.7071, -1.7071],
            [-1.7071,  0.    ]])
