@@ -156,7 +156,12 @@ template <bool largest>
 }
 
 inline void largest_of(const double* __restrict terms, int size, double* __restrict lane) {
-    for (int i = 0; i < size; ++i) lane[i % lanes] = maximum(lane[i % lanes], terms[i]);
+    const int whole = size / lanes * lanes;
+    for (int i = 0; i < whole; i += lanes) {
+#pragma omp simd
+        for (int k = 0; k < lanes; ++k) lane[k] = maximum(lane[k], terms[i + k]);
+    }
+    for (int i = whole; i < size; ++i) lane[i - whole] = maximum(lane[i - whole], terms[i]);
 }
 
 // ---- over a tile -------------------------------------------------------------------------------------------------
