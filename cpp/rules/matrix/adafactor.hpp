@@ -32,20 +32,19 @@ struct adafactor {
             const auto direction = [most = T(1 / eps1)](T g, T row, T column) {
                 return g * minimum(row * column, most);
             };
-            return fold<Over::columns>(
-                [](T, T g, T, T, T, T) { return Terms{dot(g, g)}; },
-                [=](double) {
-                    return fold<Over::rows>(
-                        [=](T p, T g, T row, T column, T, T) {
-                            const T u = direction(g, row, column);
-                            return Terms{dot(u, u), dot(p, p)};
-                        },
-                        [=](double step) {
-                            return [=, step = T(step)](T& p, T g, T row, T column, T&, T& m) {
-                                move(p, step * direction(g, row, column), m);
-                            };
-                        });
-                });
+            return fold<Over::columns>([](T, T g, T, T, T, T) { return Terms{dot(g, g)}; },
+                                       [=](double) {
+                                           return fold<Over::rows>(
+                                               [=](T p, T g, T row, T column, T, T) {
+                                                   const T u = direction(g, row, column);
+                                                   return Terms{dot(u, u), dot(p, p)};
+                                               },
+                                               [=](double step) {
+                                                   return [=, step = T(step)](T& p, T g, T row, T column, T&, T& m) {
+                                                       move(p, step * direction(g, row, column), m);
+                                                   };
+                                               });
+                                       });
         } else {
             const double share = power(t, beta2_decay);
             const auto square = [a = T(1 - share), b = T(share)](T g, T v) { return a * v + b * (g * g); };

@@ -28,30 +28,30 @@ struct came {
         const auto move = [keep = T(1 - lr * weight_decay), lr = T(lr)](T& p, T u) { p = keep * p - lr * u; };
         if constexpr (matrix) {
             const auto direction = [](T g, T row, T column) { return g * (row * column); };
-            return fold<Over::columns>(
-                [](T, T g, T, T, T, T, T, T) { return Terms{dot(g, g)}; },
-                [=](double) {
-                    return fold<Over::rows>(
-                        [=](T, T g, T row, T, T column, T, T, T) {
-                            const T u = direction(g, row, column);
-                            return Terms{dot(u, u)};
-                        },
-                        [=](double scale) {
-                            return fold<Over::columns>(
-                                [=, scale = T(scale)](T, T g, T row, T, T column, T, T m, T) {
-                                    const T u = scale * direction(g, row, column);
-                                    const T distance = u - mean(u, m);
-                                    return Terms{dot(distance, distance)};
-                                },
-                                [=](double) {
-                                    return [=, scale = T(scale)](T& p, T g, T row, T row_distance, T column,
-                                                                 T column_distance, T& m, T&) {
-                                        m = mean(scale * direction(g, row, column), m);
-                                        move(p, m * (row_distance * column_distance));
-                                    };
-                                });
-                        });
-                });
+            return fold<Over::columns>([](T, T g, T, T, T, T, T, T) { return Terms{dot(g, g)}; },
+                                       [=](double) {
+                                           return fold<Over::rows>(
+                                               [=](T, T g, T row, T, T column, T, T, T) {
+                                                   const T u = direction(g, row, column);
+                                                   return Terms{dot(u, u)};
+                                               },
+                                               [=](double scale) {
+                                                   return fold<Over::columns>(
+                                                       [=, scale = T(scale)](T, T g, T row, T, T column, T, T m, T) {
+                                                           const T u = scale * direction(g, row, column);
+                                                           const T distance = u - mean(u, m);
+                                                           return Terms{dot(distance, distance)};
+                                                       },
+                                                       [=](double) {
+                                                           return [=, scale = T(scale)](T& p, T g, T row,
+                                                                                        T row_distance, T column,
+                                                                                        T column_distance, T& m, T&) {
+                                                               m = mean(scale * direction(g, row, column), m);
+                                                               move(p, m * (row_distance * column_distance));
+                                                           };
+                                                       });
+                                               });
+                                       });
         } else {
             return fold<Over::rows>(
                 [=](T, T g, T, T, T, T, T, T v) {

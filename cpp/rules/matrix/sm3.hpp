@@ -33,9 +33,8 @@ struct sm3 {
             return fold<Over::columns_largest>(
                 [=](T, T g, T row, T column, T, T) { return Terms{total(square(g, minimum(row, column)))}; },
                 [=] {
-                    return [=](T& p, T g, T row, T column, T&, T& m) {
-                        move(p, g, square(g, minimum(row, column)), m);
-                    };
+                    return
+                        [=](T& p, T g, T row, T column, T&, T& m) { move(p, g, square(g, minimum(row, column)), m); };
                 });
         } else {
             return [=](T& p, T g, T, T, T& v, T& m) {
