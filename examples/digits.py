@@ -188,7 +188,10 @@ def train(
     for _ in range(epochs):
         for batch in digits.batches(rng):
             loss, grads = loss_and_gradients(params, batch)
-            optimizer.step(grads, **further_inputs(cls, params, batch, loss))
+            try:
+                optimizer.step(grads, **further_inputs(cls, params, batch, loss))
+            except RuntimeError:  # its factorisations have failed too often: the rate is too high
+                return params, [*losses, math.inf]
             losses.append(loss)
     optimizer.eval()  # the average, for those that keep one
     return params, losses

@@ -353,12 +353,15 @@ def judging(optimizer: schuss.Optimizer) -> Iterator[None]:
 
 
 def descend(optimizer: schuss.Optimizer, problem: Problem, params: Parameters) -> Iterator[float]:
-    """Take the steps, and yield the loss that the optimizer saw at each; stop where it is no number any more."""
+    """Take the steps, and yield the loss that the optimizer saw at each; stop where it is no number any more, or the optimizer gives up."""
     for step in range(problem.steps):
         loss, grads = problem.loss_and_gradients(params, step)
         if not math.isfinite(loss):
             return
-        optimizer.step(grads, **{name: INPUTS[name](problem, params, step, loss) for name in optimizer.inputs})
+        try:
+            optimizer.step(grads, **{name: INPUTS[name](problem, params, step, loss) for name in optimizer.inputs})
+        except RuntimeError:  # its factorisations have failed too often: the rate is too high
+            return
         yield loss
 
 
