@@ -14,6 +14,16 @@ factored (Adafactor, SM3, CAME):
   sweep needs what the one before has added up: `SWEEPS` says which arrays each sweep reads and writes. The roofline is
   these sweeps one after the other over the same arrays, each a compiled loop (roofline.cpp) that moves the bytes and
   computes nothing, in the fastest way found for it. Sums, rows and columns are free.
+
+orthogonal (Muon, NorMuon, AdaMuon, Scion):
+
+- products: the share of the step's time that its products of matrices take when they are made alone, one after the other,
+  over arrays of the same shapes, strides and transpositions.
+- torch float32: torch.optim.Muon, with what converts to bfloat16 left out: the same iteration in the same type.
+- torch bfloat16: torch.optim.Muon as it comes.
+
+Remarks say what float32 buys: where the singular values of an update are, how far it is from the nearest orthogonal matrix,
+and from the same iteration in float64, of ours and of torch's.
 """
 
 from __future__ import annotations
@@ -23,28 +33,34 @@ import importlib
 import importlib.util
 import itertools
 import statistics
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest import mock
 
 import contenders
 import machine
+import numpy as np
 import protocol
 import step
-from contenders import TIMED_RATE, Variant
+from contenders import TIMED_RATE, Data, Variant
+from numpy.typing import NDArray
 from report import aligned, allowed, description, entry, interval, write
 from roofline import Arrays, Mover, Roofline
 from step import Match, Row, Setting
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 from workloads import Workload
 
 import schuss
+from schuss import linalg
 
-SHAPES = ((1024, 1024), (4096, 1024), (4096, 4096))
-ASKED = ("1024x1024", "4096x1024")
+SHAPES = ((1024, 1024), (2048, 1024), (4096, 1024), (4096, 4096))
+ASKED = ("1024x1024", "2048x1024", "4096x1024")
 """The workloads that targets are set for."""
 
 Measure = Callable[[Match, Mover], Row | None]
@@ -68,6 +84,8 @@ class Section:
     variants: tuple[Variant, ...]
     measures: Mapping[str, Measure]
     targets: tuple[Target, ...] = ()
+    #: Workloads that it is not measured on.
+    without: tuple[str, ...] = ()
 
 
 # ---- factored -------------------------------------------------------------------------------------------------------
@@ -163,9 +181,147 @@ FACTORED = Section(
         Target("torch default", ("Adafactor",), at_least=4.0),
         Target("torch foreach", ("Adafactor",), at_least=4.0),
     ),
+    without=("2048x1024",),
 )
 
-SECTIONS: Mapping[str, Section] = {"factored": FACTORED}
+
+# ---- orthogonal -----------------------------------------------------------------------------------------------------
+
+
+class Watched:
+    """NumPy, for a module that is watched: it notes the operands of every product of matrices."""
+
+    def __init__(self) -> None:
+        self.products: list[tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    def matmul(self, a: NDArray[Any], b: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Multiply, and note it."""
+        self.products.append((a, b, out))
+        return np.matmul(a, b, out=out)
+
+
+@dataclass
+class Products:
+    """A contender that makes the products of a step alone, over arrays like its own."""
+
+    products: Sequence[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]
+    threads: int
+    lingers: ClassVar[bool] = True
+
+    @classmethod
+    def of(cls, call: Callable[[], object], threads: int) -> Products:
+        """Return those that a call makes."""
+        with mock.patch.object(linalg, "np", Watched()) as watched:
+            call()
+        made: dict[Any, NDArray[Any]] = {}
+
+        def like(array: NDArray[Any], what: str) -> NDArray[Any]:
+            """Return an array that lies in memory as another; operands are kept apart from results, or they would grow."""
+            place = what, array.ctypes.data, array.shape, array.strides, array.dtype
+            if place not in made:
+                room = sum((n - 1) * by for n, by in zip(array.shape, array.strides, strict=True)) // array.itemsize + 1
+                values = np.random.default_rng(0).standard_normal(room).astype(array.dtype)
+                made[place] = np.lib.stride_tricks.as_strided(values, array.shape, array.strides)
+            return made[place]
+
+        products = []
+        for a, b, out in watched.products:
+            left = like(a, "operand")
+            with_itself = a.ctypes.data == b.ctypes.data and a.mT.strides == b.strides
+            result = like(np.empty((*a.shape[:-1], b.shape[-1]), a.dtype) if out is None else out, "result")
+            products.append((left, left.mT if with_itself else like(b, "operand"), result))
+        return cls(products, threads)
+
+    def block(self, calls: int) -> float:
+        start = time.perf_counter()
+        for _ in range(calls):
+            for a, b, out in self.products:
+                np.matmul(a, b, out=out)
+        return (time.perf_counter() - start) / calls
+
+
+def of_products(match: Match, mover: Mover) -> Row | None:
+    """Return the share of the step that is products."""
+    return match.against(Products.of(match.ours.prepare(0), match.setting.threads))
+
+
+class InFloat32:
+    """torch.optim.Muon that computes in the type of its parameters."""
+
+    def __init__(self, torch: Any, params: Sequence[Any], **options: Any) -> None:
+        self.tensor, self.optimizer = torch.Tensor, torch.optim.Muon(params, **options)
+        self.state = self.optimizer.state
+
+    def step(self) -> None:
+        """Step without bfloat16."""
+        with mock.patch.object(self.tensor, "bfloat16", self.tensor.clone):
+            self.optimizer.step()
+
+
+def of_torch_muon(match: Match, mover: Mover, *, narrow: bool) -> Row | None:
+    """Return torch's Muon, in bfloat16 or in float32."""
+    if match.variant.cls is not schuss.Muon or importlib.util.find_spec("torch") is None:
+        return None
+    torch = importlib.import_module("torch")
+    options = {"lr": TIMED_RATE, "adjust_lr_fn": "match_rms_adamw"}
+    make = partial(torch.optim.Muon, **options) if narrow else partial(InFloat32, torch, **options)
+    build = partial(contenders.torch_steps, make, match.setting.workload)
+    if narrow and match.setting.threads == machine.cores():
+        match.remarks += of_accuracy(match.setting.workload)
+    return match.against(build(match.setting.threads))
+
+
+def of_accuracy(workload: Workload) -> Iterator[str]:
+    """Yield what an update is worth: in float32, and torch's in bfloat16."""
+    torch = importlib.import_module("torch")
+    grad = Data(workload).given[0][0][0]
+    u, _, vt = np.linalg.svd(grad.astype(np.float64), full_matrices=False)
+    nearest = u @ vt
+
+    def update(dtype: Any, coefficients: str) -> NDArray[Any]:
+        w = np.zeros(grad.shape, dtype)
+        options = {"scale": None, "coefficients": coefficients}
+        schuss.Muon(w, lr=1.0, weight_decay=0.0, **options).step(grad.astype(dtype))
+        return -w
+
+    tensor = torch.zeros(grad.shape, requires_grad=True)
+    tensor.grad = torch.tensor(grad)
+    torch.optim.Muon([tensor], lr=1 / max(1, grad.shape[0] / grad.shape[1]) ** 0.5, weight_decay=0.0).step()
+    theirs = "torch bfloat16, jordan", -tensor.detach().numpy(), "jordan"
+    ours = [(f"schuss float32, {name}", update(np.float32, name), name) for name in ("jordan", "quintic")]
+    for who, found, coefficients in (theirs, *ours):
+        values = np.linalg.svd(found.astype(np.float64), compute_uv=False)
+        wide = update(np.float64, coefficients)
+        apart = [np.linalg.norm(found - other) / np.linalg.norm(other) for other in (nearest, wide)]
+        yield (
+            f"{who}: singular values {values.min():.3f} to {values.max():.3f}, {apart[0]:.2g} from the nearest orthogonal "
+            f"matrix, {apart[1]:.2g} from the iteration in float64"
+        )
+
+
+ORTHOGONAL = Section(
+    (
+        Variant(schuss.Muon, {}),
+        Variant(schuss.NorMuon, {}),
+        Variant(schuss.AdaMuon, {}),
+        Variant(schuss.Scion, {}),
+    ),
+    {
+        "products": of_products,
+        "torch float32": partial(of_torch_muon, narrow=False),
+        "torch bfloat16": partial(of_torch_muon, narrow=True),
+    },
+    (
+        Target("products", ("Muon",), at_least=0.9),
+        Target("torch float32", ("Muon",), at_least=1.0),
+    ),
+    without=("4096x4096",),
+)
+
+SECTIONS: Mapping[str, Section] = {"factored": FACTORED, "orthogonal": ORTHOGONAL}
 
 
 # ---- all of them ----------------------------------------------------------------------------------------------------
@@ -173,7 +329,12 @@ SECTIONS: Mapping[str, Section] = {"factored": FACTORED}
 
 def measured(name: str, variant: Variant, setting: Setting, mover: Mover) -> Row:
     """Measure one optimizer in one setting."""
-    match = Match(variant, setting)
+    with threadpool_limits(limits=setting.threads, user_api="blas"):
+        return _measured(name, Match(variant, setting), setting, mover)
+
+
+def _measured(name: str, match: Match, setting: Setting, mover: Mover) -> Row:
+    variant = match.variant
     found = {heading: measure(match, mover) for heading, measure in SECTIONS[name].measures.items()}
     match.examine("schuss", match.ours)
     return {
@@ -253,6 +414,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (name, workload, threads, variant)
         for name, workload, threads in itertools.product(options.sections, options.workloads, options.threads)
         for variant in SECTIONS[name].variants
+        if workload.name not in SECTIONS[name].without
         if options.optimizers is None or {str(variant), variant.cls.__name__} & set(options.optimizers)
     ]
     rows = []
