@@ -20,10 +20,11 @@ orthogonal (Muon, NorMuon, AdaMuon, Scion):
 - products: the share of the step's time that its products of matrices take when they are made alone, one after the other,
   over arrays of the same shapes, strides and transpositions.
 - torch float32: torch.optim.Muon, with what converts to bfloat16 left out: the same iteration in the same type.
-- torch bfloat16: torch.optim.Muon as it comes.
+- torch bfloat16: torch.optim.Muon as it comes, up to 1024x1024 and in few pairs of single steps: where the processor has no
+  such products, one takes a minute.
 
-Remarks say what float32 buys: where the singular values of an update are, how far it is from the nearest orthogonal matrix,
-and from the same iteration in float64, of ours and of torch's.
+Remarks on that size say what float32 buys: where the singular values of an update are, how far it is from the nearest
+orthogonal matrix, and from the same iteration in float64, of ours and of torch's.
 """
 
 from __future__ import annotations
@@ -248,6 +249,10 @@ def of_products(match: Match, mover: Mover) -> Row | None:
     return match.against(Products.of(match.ours.prepare(0), match.setting.threads))
 
 
+NARROW_ELEMENTS, NARROW_PAIRS = 1024 * 1024, 3
+"""What torch's products in bfloat16 are measured on, and in how many pairs."""
+
+
 class InFloat32:
     """torch.optim.Muon that computes in the type of its parameters."""
 
@@ -266,12 +271,16 @@ def of_torch_muon(match: Match, mover: Mover, *, narrow: bool) -> Row | None:
     if match.variant.cls is not schuss.Muon or importlib.util.find_spec("torch") is None:
         return None
     torch = importlib.import_module("torch")
+    workload, threads = match.setting.workload, match.setting.threads
     options = {"lr": TIMED_RATE, "adjust_lr_fn": "match_rms_adamw"}
-    make = partial(torch.optim.Muon, **options) if narrow else partial(InFloat32, torch, **options)
-    build = partial(contenders.torch_steps, make, match.setting.workload)
-    if narrow and match.setting.threads == machine.cores():
-        match.remarks += of_accuracy(match.setting.workload)
-    return match.against(build(match.setting.threads))
+    if not narrow:
+        return match.against(contenders.torch_steps(partial(InFloat32, torch, **options), workload, threads))
+    if workload.elements > NARROW_ELEMENTS:
+        return None
+    if threads == machine.cores():
+        match.remarks += of_accuracy(workload)
+    theirs = contenders.torch_steps(partial(torch.optim.Muon, **options), workload, threads)
+    return entry(protocol.compare(match.ours, theirs, min(NARROW_PAIRS, match.setting.pairs), 1), theirs)
 
 
 def of_accuracy(workload: Workload) -> Iterator[str]:

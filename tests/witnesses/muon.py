@@ -347,7 +347,7 @@ WITNESSES = [
             for nesterov, scale in ((False, None), (True, "match_rms_adamw"))
         ],
         tolerance=1e-7,
-        reason="it adds 1e-7 to the norm that is divided by, and keeps hyper-parameters in float32",
+        reason="it adds 1e-7 to the norm that is divided by",
         zeros=False,
     ),
     Witness(
