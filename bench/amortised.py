@@ -47,7 +47,7 @@ def factorisations(opt: schuss.Optimizer, shape: tuple[int, int]) -> float:
 
 def measured(name: str, shape: tuple[int, int], frequency: int, steps: int, grads: Sequence[Any]) -> Row:
     """Return the steps of one optimizer over whole periods, after a first one."""
-    further = {"block_size": None} if name == "Shampoo" else {}
+    further = {"block_size": None, "merge_dims": False} if name == "Shampoo" else {}
     opt = OPTIMIZERS[name](np.zeros(shape, np.float32), frequency=frequency, **further)
     late = name == "SOAP"  # its first step makes the bases alone
     for t in range(frequency + late):

@@ -84,6 +84,13 @@ def test_the_step_is_as_long_as_the_grafted_one(graft: str, rng: np.random.Gener
         assert np.allclose(u, d, rtol=1e-9) == (t < 3)
 
 
+def test_without_blocks_no_axes_are_joined() -> None:
+    """All of them would be, into a vector with a factor of its length squared."""
+    opt = schuss.Shampoo(np.zeros((6, 8)), block_size=None)
+    assert opt.state["factors"].size == 6**2 + 8**2
+    assert schuss.Shampoo(np.zeros((6, 8))).state["factors"].size == 48**2
+
+
 def test_before_the_first_root_it_is_adam(rng: np.random.Generator) -> None:
     ours = schuss.Shampoo(np.ones((6, 8)), lr=0.1, weight_decay=0.1, frequency=10)
     adam = schuss.AdamW(np.ones((6, 8)), lr=0.1, weight_decay=0.1)

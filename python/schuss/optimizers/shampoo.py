@@ -84,7 +84,7 @@ class Shampoo(KroneckerOptimizer, rule="shampoo"):
         What D is: "adam" as above, "rmsprop" without bias correction, "adagrad" with the sum of squares
         (`graft_beta2` is 1), "sgd" U itself; "none" takes S as it is (`graft_beta2` is 0 with both).
     block_size : int or None
-        Longest axis of a block: longer ones are cut. None for any.
+        Longest axis of a block: longer ones are cut. None for any; no axes are joined then.
     max_dim : int or None
         Axes longer than that have no factor, and are not cut. None for any.
     merge_dims : bool
@@ -177,7 +177,7 @@ class Shampoo(KroneckerOptimizer, rule="shampoo"):
     def blocks_of(self, shape: tuple[int, ...]) -> Blocks:
         """Return how a tensor of a shape is cut."""
         size = math.inf if self.block_size is None else self.block_size
-        axes = merged(shape, size if self.merge_dims else 1, backwards=True)
+        axes = merged(shape, (self.block_size or 1) if self.merge_dims else 1, backwards=True)
         return cut(axes, size, math.inf if self.max_dim is None else self.max_dim)
 
     def initial(self, slot: str, parameter: NDArray[Any] | None, values: Mapping[str, float]) -> float | NDArray[Any]:
