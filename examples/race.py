@@ -353,7 +353,7 @@ def judging(optimizer: schuss.Optimizer) -> Iterator[None]:
 
 
 def descend(optimizer: schuss.Optimizer, problem: Problem, params: Parameters) -> Iterator[float]:
-    """Take the steps, and yield the loss that the optimizer saw at each; stop where it is no number any more, or the optimizer gives up."""
+    """Take the steps, and yield the loss that the optimizer saw at each, until it is no number or the optimizer gives up."""
     for step in range(problem.steps):
         loss, grads = problem.loss_and_gradients(params, step)
         if not math.isfinite(loss):

@@ -109,16 +109,17 @@ class Shampoo(KroneckerOptimizer, rule="shampoo"):
 
     For large matrices where a step costs little beside the gradient, from `frequency` 10 on.
 
-    With ``max_dim=None`` and ``precondition_1d=True`` this is Distributed Shampoo with roots of eigenvalues. Its defaults are
-    ``lr=1e-2, beta2=1, frequency=1`` and no grafting; here they are those that its authors advise in place of Adam's. In
-    float32 it retries in float64 what LAPACK does not solve, as they do.
+    With ``max_dim=None``, ``merge_dims=True`` and ``precondition_1d=True`` this is Distributed Shampoo with roots of
+    eigenvalues. Its defaults are ``lr=1e-2, beta2=1, frequency=1`` and no grafting; here they are those that its authors advise
+    in place of Adam's, and a small matrix stays one, where joined axes would have a factor of its length squared. In float32
+    it retries in float64 what LAPACK does not solve, as they do.
 
     Equality with the reference is not exact between BLAS libraries and numbers of threads: products are NumPy's.
 
     Examples
     --------
     >>> w = np.zeros((2, 2))
-    >>> opt = schuss.Shampoo(w, lr=1.0, frequency=1, graft="none", merge_dims=False)
+    >>> opt = schuss.Shampoo(w, lr=1.0, frequency=1, graft="none")
     >>> opt.step(np.diag([4.0, 0.25]))
     >>> w.round(6) + 0.0
     array([[-1.,  0.],
@@ -142,7 +143,7 @@ class Shampoo(KroneckerOptimizer, rule="shampoo"):
     graft: str = "adam"
     block_size: int | None = 1024
     max_dim: int | None = 8192
-    merge_dims: bool = True
+    merge_dims: bool = False
     exponents: Mapping[int, float] | None = None
 
     shaped = ("factors", "roots", "failures")
