@@ -355,8 +355,10 @@ def test_a_singular_factor_shows() -> None:
 def test_complex_and_excluded_tensors_are_adamw_s(rng: np.random.Generator) -> None:
     start = {"z": rng.standard_normal((3, 2)) + 1j, "head": rng.standard_normal((3, 2)), "none": np.zeros((0, 3))}
     ours, theirs = ({name: p.copy() for name, p in start.items()} for _ in range(2))
-    opt = made(ours, exclude=["head"], adamw_lr=0.03, beta1=0.8, beta2=0.95, eps=1e-6, weight_decay=0.1)
-    adamw = schuss.AdamW(theirs, lr=0.03, beta1=0.8, beta2=0.95, eps=1e-6, weight_decay=0.1)
+    opt = made(
+        ours, exclude=["head"], adamw_lr_ratio=0.5, beta1=0.8, adamw_beta2=0.95, adamw_eps=1e-6, weight_decay=0.1
+    )
+    adamw = schuss.AdamW(theirs, lr=0.025, beta1=0.8, beta2=0.95, eps=1e-6, weight_decay=0.1)
     for _ in range(5):
         g = {name: np.asarray(rng.standard_normal(p.shape)).astype(p.dtype) for name, p in start.items()}
         opt.step(g)

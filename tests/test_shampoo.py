@@ -86,9 +86,9 @@ def test_the_step_is_as_long_as_the_grafted_one(graft: str, rng: np.random.Gener
 
 def test_without_blocks_no_axes_are_joined() -> None:
     """All of them would be, into a vector with a factor of its length squared."""
-    opt = schuss.Shampoo(np.zeros((6, 8)), block_size=None)
+    opt = schuss.Shampoo(np.zeros((6, 8)), block_size=None, merge_dims=True)
     assert opt.state["factors"].size == 6**2 + 8**2
-    assert schuss.Shampoo(np.zeros((6, 8))).state["factors"].size == 48**2
+    assert schuss.Shampoo(np.zeros((6, 8)), merge_dims=True).state["factors"].size == 48**2
 
 
 def test_before_the_first_root_it_is_adam(rng: np.random.Generator) -> None:

@@ -105,7 +105,10 @@ BESIDE_WITNESSES = {
 }
 
 #: Slots that not every witness shows, and what tests them.
-SLOTS_BESIDE_WITNESSES = {"p0": "the start: what is measured from it is compared"}
+SLOTS_BESIDE_WITNESSES = {
+    "p0": "the start: what is measured from it is compared",
+    "failures": "counts factorisations that failed, and none do",
+}
 
 
 def exercised(rule: str) -> list[dict[str, Any]]:

@@ -40,9 +40,9 @@ DEFAULTS = {
     "flat_steps": 500,
     "balance_probability": 0.01,
     "seed": 0,
-    "adamw_lr": 1e-3,
-    "beta2": 0.999,
-    "eps": 1e-8,
+    "adamw_lr_ratio": 1.0,
+    "adamw_beta2": 0.999,
+    "adamw_eps": 1e-8,
     "max_size_triangular": 8192,
     "min_ndim_triangular": 2,
     "memory_save_mode": None,
@@ -60,8 +60,8 @@ class KronTorch:
             arguments.pop(key) for key in ("max_probability", "min_probability", "probability_decay", "flat_steps")
         ]
         self.seed, self.chance, self.t = arguments.pop("seed"), arguments.pop("balance_probability"), 0
-        beta1, adamw_lr, beta2, eps, exclude = (
-            arguments.pop(key) for key in ("beta1", "adamw_lr", "beta2", "eps", "exclude")
+        beta1, ratio, beta2, eps, exclude = (
+            arguments.pop(key) for key in ("beta1", "adamw_lr_ratio", "adamw_beta2", "adamw_eps", "exclude")
         )
         self.torch = importlib.import_module("torch")
         self.kron = importlib.import_module("kron_torch.kron")
@@ -77,7 +77,7 @@ class KronTorch:
         others = [tensor for tensor, plain in zip(self.tensors, self.plain, strict=True) if plain]
         decay = arguments["weight_decay"]
         self.adamw = others and self.torch.optim.AdamW(
-            others, adamw_lr, betas=(beta1, beta2), eps=eps, weight_decay=decay
+            others, arguments["lr"] * ratio, betas=(beta1, beta2), eps=eps, weight_decay=decay
         )
 
     @property
@@ -140,7 +140,7 @@ class KronTorch:
 
 
 RARE = {"max_probability": 0.8, "min_probability": 0.2, "probability_decay": 0.1, "flat_steps": 8}
-ADAMW = {"exclude": ("1", "3"), "adamw_lr": 0.03, "beta2": 0.9, "eps": 1e-6}
+ADAMW = {"exclude": ("1", "3"), "adamw_lr_ratio": 0.6, "adamw_beta2": 0.9, "adamw_eps": 1e-6}
 
 WITNESSES = [
     Witness(

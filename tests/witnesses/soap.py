@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,11 @@ def _turned(x: NDArray[Any], bases: list[Any], way: str) -> NDArray[Any]:
         if q is not None:
             x = np.moveaxis(np.tensordot(x, q, axes=(axis, 0 if way == "in" else 1)), -1, axis)
     return x
+
+
+def _packed(matrices: Iterable[NDArray[Any]]) -> NDArray[Any]:
+    """Return square matrices one after the other."""
+    return np.concatenate([np.zeros(0), *map(np.ravel, matrices)])
 
 
 def _paper(
@@ -36,6 +42,7 @@ def _paper(
         s.mean, s.m, s.v = np.zeros_like(p), np.zeros_like(p), np.zeros_like(p)
         s.factors = {axis: (1 - beta) * each for axis, each in products.items()}
         s.bases = [np.linalg.eigh(s.factors[axis])[1][:, ::-1] if axis in axes else None for axis in range(g.ndim)]
+        s.all_factors, s.all_bases = _packed(s.factors.values()), _packed(s.bases[axis] for axis in axes)
         return p
     k = t - 1
     turned = _turned(g, s.bases, "in")
@@ -55,6 +62,7 @@ def _paper(
             s.v = np.take(s.v, order, axis)
             s.bases[axis] = np.linalg.qr(s.factors[axis] @ q[:, order])[0]
     s.m = _turned(s.mean, s.bases, "in")
+    s.all_factors, s.all_bases = _packed(s.factors.values()), _packed(s.bases[axis] for axis in axes)
     return p
 
 
@@ -92,7 +100,7 @@ WITNESSES = [
             REFRESHED | {"factor_beta": 0.5, "bias_correction": False, "normalize_grads": True},
             REFRESHED | {"frequency": 3},
         ],
-        {"m": "m", "v": "v"},
+        {"m": "m", "v": "v", "factors": "all_factors", "bases": "all_bases"},
         tolerance=1e-8,
         reason=REASON,
     ),

@@ -13,15 +13,15 @@ namespace {
 template <bool matrix>
 struct psgd_kron {
     static constexpr Names flags{"matrix"};
-    static constexpr Names hyper{"lr", "beta1", "weight_decay", "seed", "adamw_lr", "beta2", "eps"};
+    static constexpr Names hyper{"lr", "beta1", "weight_decay", "seed", "adamw_lr_ratio", "adamw_beta2", "adamw_eps"};
     static constexpr Names draws{"noise"};
     static constexpr Names work{"u", "probe"};
     static constexpr Names numbers{"scale", "decays"};
     static constexpr Names state{"m", matrix ? absent : "v"};
 
     template <class T>
-    static auto at(double t, double lr, double beta1, double weight_decay, double seed, double adamw_lr, double beta2,
-                   double eps) {
+    static auto at(double t, double lr, double beta1, double weight_decay, double seed, double adamw_lr_ratio,
+                   double adamw_beta2, double adamw_eps) {
         (void)seed;  // chooses the noise
         if constexpr (matrix) {
             const auto mean = [b = T(beta1), c = T(1 - beta1)](T g, T m) { return b * m + c * g; };
@@ -35,7 +35,7 @@ struct psgd_kron {
                             };
                         });
         } else {
-            const auto step = adamw::at<T>(t, adamw_lr, beta1, beta2, eps, weight_decay);
+            const auto step = adamw::at<T>(t, lr * adamw_lr_ratio, beta1, adamw_beta2, adamw_eps, weight_decay);
             return [step](T& p, T g, T, T, T, T& m, T& v) { step(p, g, m, v); };
         }
     }

@@ -48,7 +48,7 @@ class PSGDKron(MatrixOptimizer, rule="psgd_kron"):
     dimension, or for more than two. By chance, `balance_probability`, all factors of a tensor are first scaled to one
     largest magnitude, the geometric mean of what they have.
 
-    What is in `exclude`, complex or empty is stepped by `AdamW`, with `adamw_lr`, `beta1`, `beta2`, `eps` and
+    What is in `exclude`, complex or empty is stepped by `AdamW`, with `adamw_lr_ratio`, `beta1`, `adamw_beta2`, `adamw_eps` and
     `weight_decay`.
 
     Li (2018), *Preconditioned Stochastic Gradient Descent*, https://arxiv.org/abs/1512.04202; Pooladzandi & Li (2024),
@@ -82,11 +82,11 @@ class PSGDKron(MatrixOptimizer, rule="psgd_kron"):
     seed : int
         Chooses V and the steps of the balance, in {0, 1, 2, ...}. Both are functions of it, the step and the tensor's name:
         a run that is resumed goes on bit for bit.
-    adamw_lr : float or schedule
-        Step size of AdamW, in [0, inf).
-    beta2 : float or schedule
+    adamw_lr_ratio : float or schedule
+        Step size of AdamW, as a multiple of `lr`, in [0, inf).
+    adamw_beta2 : float or schedule
         Decay of its square, in [0, 1).
-    eps : float or schedule
+    adamw_eps : float or schedule
         Added outside its root, in [0, inf).
     max_size_triangular : int
         The largest dimension that has a triangular factor and not a diagonal, in {0, 1, 2, ...}.
@@ -141,9 +141,9 @@ class PSGDKron(MatrixOptimizer, rule="psgd_kron"):
     flat_steps: Whole = 500  #: steps before it falls
     balance_probability: UnitInterval = 0.01  #: chance of balancing the factors first
     seed: Whole = 0  #: chooses the random numbers
-    adamw_lr: NonNegative = 1e-3  #: step size of AdamW, for what is no matrix
-    beta2: Fraction = 0.999  #: decay of its square
-    eps: NonNegative = 1e-8  #: added outside its root
+    adamw_lr_ratio: NonNegative = 1.0  #: step size of what is no matrix, as a multiple of lr
+    adamw_beta2: Fraction = 0.999  #: decay of its square
+    adamw_eps: NonNegative = 1e-8  #: added outside its root
 
     max_size_triangular: int = 8192
     min_ndim_triangular: int = 2
@@ -264,10 +264,13 @@ class PSGDKron(MatrixOptimizer, rule="psgd_kron"):
         return float(word) < values["balance_probability"] * 2**32
 
     @staticmethod
-    def reference(p, g, noise, m, v, *, t, lr, beta1, weight_decay, seed, adamw_lr, beta2, eps, matrix):
+    def reference(
+        p, g, noise, m, v, *, t, lr, beta1, weight_decay, seed, adamw_lr_ratio, adamw_beta2, adamw_eps, matrix
+    ):
         """Step one tensor in NumPy."""
         if not matrix:
-            AdamW.reference(p, g, m, v, t=t, lr=adamw_lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
+            rest = {"lr": lr * adamw_lr_ratio, "beta1": beta1, "beta2": adamw_beta2, "eps": adamw_eps}
+            AdamW.reference(p, g, m, v, t=t, weight_decay=weight_decay, **rest)
             return
         mean = beta1 * m + (1 - beta1) * g
         seen = yield look((1 / one_minus_power(beta1, t)) * mean, noise)
