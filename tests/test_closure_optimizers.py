@@ -8,7 +8,7 @@ import pickle
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
 
@@ -564,9 +564,18 @@ def test_it_resumes_bit_for_bit(
         loss = opt.step(problem)
         for each in (*twins, same):
             assert each.step(Problem(cls, each.params)) == loss
-            assert everything(each) == everything(opt)
+            assert uncounted(everything(each)) == uncounted(everything(opt))
+            # What is known of the present parameters may be too large for a checkpoint: it is evaluated again, once.
+            assert each.evaluations - opt.evaluations in (0, 1)
         # Sums over another order of the elements round in another way.
         assert resumed.step(Reordered(cls, other)) == pytest.approx(loss, rel=1e-3, abs=1e-6)
+
+
+def uncounted(found: list[Any]) -> list[Any]:
+    """Return what a step may change but for the numbers of evaluations."""
+    *memory, numbers, last = found
+    kept = {name: number for name, number in numbers.items() if name != "evaluations"}
+    return [*memory, kept, last and replace(last, evaluations=0)]
 
 
 class Reordered(Problem):

@@ -38,9 +38,9 @@ class FactoredOptimizer(MatrixOptimizer):
 
     def shape_of(self, slot: str, tensor: int) -> tuple[int, ...] | None:
         """Return the shape of a slot of means: that of the parameter, with 1 in place of the axis they run over."""
-        shape = self._leaves[tensor].shape
         if not self._is_matrix[tensor]:
             return None
+        shape = self._leaves[tensor].shape
         return (*shape[:-1], 1) if slot.startswith("row") else (*shape[:-2], 1, shape[-1])
 
     def rms(self, matrix: Matrix, term: int) -> float:
