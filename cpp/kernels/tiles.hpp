@@ -85,8 +85,9 @@ struct Segment {
     Index size;
 };
 
-template <class Rule, class T, class Body, std::size_t... S>
-[[gnu::noinline]] void write_segment(const Body body, const Segment<Rule, T> at, std::index_sequence<S...>) {
+/// Calls `visit(i, operands...)` for every element. One loop is compiled for each sweep of a rule and type.
+template <class Rule, class T, class Visit, std::size_t... S>
+[[gnu::noinline]] void over_segment(const Visit visit, const Segment<Rule, T> at, std::index_sequence<S...>) {
     T* const p = at.p;
     const T* const g = at.g;
     const T scale = at.scale;
@@ -96,7 +97,7 @@ template <class Rule, class T, class Body, std::size_t... S>
 #pragma omp simd
     for (Index i = 0; i < size; ++i) {
         [[maybe_unused]] T nothing{};
-        body(p[i], scale * g[i], operand<Rule, T, S>(slots, row, i, nothing)...);
+        visit(i, p[i], scale * g[i], operand<Rule, T, S>(slots, row, i, nothing)...);
     }
 }
 
@@ -110,38 +111,6 @@ inline void put(const Slots<T>& slots, Index i, const Values<T, N>& values) {
     [&]<int... K>(std::integer_sequence<int, K...>) {
         ((slots.slot[first + K][i] = values.value[K]), ...);
     }(std::make_integer_sequence<int, N>{});
-}
-
-template <class Rule, class T, int first, class Body, std::size_t... S>
-[[gnu::noinline]] void look_segment(const Body body, const Segment<Rule, T> at, std::index_sequence<S...>) {
-    T* const p = at.p;
-    const T* const g = at.g;
-    const T scale = at.scale;
-    const Slots<T> slots = at.slots;
-    [[maybe_unused]] RowNumbers<Rule, T> row = at.row;
-    const Index size = at.size;
-#pragma omp simd
-    for (Index i = 0; i < size; ++i) {
-        [[maybe_unused]] T nothing{};
-        put<T, first>(slots, i, body(p[i], scale * g[i], operand<Rule, T, S>(slots, row, i, nothing)...));
-    }
-}
-
-template <class Rule, class T, class Body, int N, std::size_t... S, std::size_t... K>
-[[gnu::noinline]] void fold_segment(const Body body, const Segment<Rule, T> at, double (&terms)[N][read_size],
-                                    std::index_sequence<S...>, std::index_sequence<K...>) {
-    T* const p = at.p;
-    const T* const g = at.g;
-    const T scale = at.scale;
-    const Slots<T> slots = at.slots;
-    [[maybe_unused]] RowNumbers<Rule, T> row = at.row;
-    const Index size = at.size;
-#pragma omp simd
-    for (Index i = 0; i < size; ++i) {
-        [[maybe_unused]] T nothing{};
-        const Terms<N> term = body(p[i], scale * g[i], operand<Rule, T, S>(slots, row, i, nothing)...);
-        ((terms[K][i] = term.term[K]), ...);
-    }
 }
 
 template <bool largest>
@@ -219,6 +188,12 @@ inline void fold_row(const Stages<T>& stages, const Stage& stage, const Tensor& 
     constexpr int N = fold.terms;
     constexpr auto every_slot = std::make_index_sequence<slot_count<Rule>>{};
     alignas(64) double lane[N][lanes] = {}, terms[N][read_size];
+    const auto keep = [body = stage.body, to = &terms](Index i, auto&&... operands) {
+        const Terms<N> term = body(operands...);
+        [&]<int... K>(std::integer_sequence<int, K...>) {
+            (((*to)[K][i] = term.term[K]), ...);
+        }(std::make_integer_sequence<int, N>{});
+    };
     each_segment<Rule, T>(stages, tensor, first, size, false, [&](Segment<Rule, T> at, Index done) {
         const Index end = at.size;
         for (Index from = 0; from < end; from += read_size) {
@@ -228,7 +203,7 @@ inline void fold_row(const Stages<T>& stages, const Stage& stage, const Tensor& 
             part.g += from;
             part.size = n;
             for (T*& slot : part.slots.slot) slot = slot ? slot + from : slot;
-            fold_segment<Rule, T>(stage.body, part, terms, every_slot, std::make_index_sequence<N>{});
+            over_segment<Rule, T>(keep, part, every_slot);
             for (int k = 0; k < N; ++k) {
                 if constexpr (fold.largest)
                     largest_of(terms[k], int(n), lane[k]);
@@ -267,11 +242,15 @@ inline void run_tile(const Job& job, const Stage& stage, const Tile& tile) {
             if constexpr (is_pass<Stage>) {
                 constexpr int to = operands_of<Rule>.first_work() + Stage::first;
                 each_segment<Rule, T>(stages, tensor, first, tile.columns, false, [&](const auto& at, Index) {
-                    look_segment<Rule, T, to>(stage.body, at, every_slot);
+                    const auto write = [body = stage.body, slots = at.slots](Index i, auto&&... operands) {
+                        put<T, to>(slots, i, body(operands...));
+                    };
+                    over_segment<Rule, T>(write, at, every_slot);
                 });
             } else {
+                const auto write = [body = stage](Index, auto&&... operands) { body(operands...); };
                 each_segment<Rule, T>(stages, tensor, first, tile.columns, true,
-                                      [&](const auto& at, Index) { write_segment<Rule, T>(stage, at, every_slot); });
+                                      [&](const auto& at, Index) { over_segment<Rule, T>(write, at, every_slot); });
             }
         }
     }

@@ -19,7 +19,8 @@ struct adahessian {
         const double bias1 = one_minus_power(beta1, t), bias2 = one_minus_power(beta2, t);
         const double root = 1 / std::sqrt(bias2);
         return [keep = T(1 - lr * weight_decay), step = T(lr / bias1), b1 = T(beta1), c1 = T(1 - beta1), b2 = T(beta2),
-                c2 = T(1 - beta2), root = T(half_power ? std::sqrt(root) : root), eps = T(eps)](T& p, T g, T h, T& m, T& v) {
+                c2 = T(1 - beta2), root = T(half_power ? std::sqrt(root) : root),
+                eps = T(eps)](T& p, T g, T h, T& m, T& v) {
             m = b1 * m + c1 * g;
             v = b2 * v + c2 * (h * h);
             const T size = half_power ? sqrt(sqrt(v)) : sqrt(v);
