@@ -186,7 +186,6 @@ def test_the_decay_of_factors() -> None:
         schuss.SOAP(np.zeros((2, 2)), factor_beta=-0.5)
 
 
-@pytest.mark.peers
 @pytest.mark.parametrize(
     "options",
     [
@@ -197,7 +196,7 @@ def test_the_decay_of_factors() -> None:
     ],
 )
 def test_the_authors_code(options: dict[str, Any], rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """nikhilvyas/SOAP, whose `soap.py` must be on the path: 20 steps on matrices whose factors have full rank."""
+    """nikhilvyas/SOAP, whose `soap.py`, which no index has, must be on the path: 20 steps on matrices whose factors have full rank."""
     torch = pytest.importorskip("torch")
     theirs_module = pytest.importorskip("soap")
     # It refreshes bases in float32 whatever the parameters are.

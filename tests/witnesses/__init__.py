@@ -71,6 +71,8 @@ class Witness:
     convex: bool = False
     #: Some gradients of the second tensor are zero, unless the other implementation divides 0 by 0 there.
     zeros: bool = True
+    #: Can it be installed from the package index? Else it is compared where its files are on the path.
+    indexed: bool = True
 
     def __post_init__(self) -> None:
         assert self.tolerance == TOLERANCE or self.reason, f"{self.source}: say why the tolerance is another one"

@@ -125,5 +125,6 @@ WITNESSES = [
         CASES,
         tolerance=1e-8,
         reason=REASON,
+        indexed=False,
     ),
 ]
