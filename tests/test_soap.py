@@ -196,7 +196,7 @@ def test_the_decay_of_factors() -> None:
     ],
 )
 def test_the_authors_code(options: dict[str, Any], rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """nikhilvyas/SOAP, whose `soap.py`, which no index has, must be on the path: 20 steps on matrices whose factors have full rank."""
+    """nikhilvyas/SOAP, where its `soap.py`, which no index has, is on the path: 20 steps, with factors of full rank."""
     torch = pytest.importorskip("torch")
     theirs_module = pytest.importorskip("soap")
     # It refreshes bases in float32 whatever the parameters are.
