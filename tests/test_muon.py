@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import weakref
 from typing import Any
 from unittest import mock
 
@@ -414,3 +416,24 @@ def test_torch_in_bfloat16(scale: Any, shape: tuple[int, int], rng: np.random.Ge
     size = np.linalg.norm(ours64)
     assert np.linalg.norm(ours - ours64) < 3e-6 * size
     assert 1e-4 * size < np.linalg.norm(theirs.detach().numpy() - ours64) < 0.03 * size
+
+
+def test_the_room_for_the_work_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the end of a step, whether it was done or failed."""
+    opt = schuss.Muon(np.ones((30, 40)))
+    seen: list[weakref.ref[Any]] = []
+    orthogonalize = linalg.orthogonalize
+
+    def watched(x: Any, **arguments: Any) -> Any:
+        seen.append(weakref.ref(x if x.base is None else x.base))
+        if len(seen) == 2:
+            raise MemoryError
+        return orthogonalize(x, **arguments)
+
+    monkeypatch.setattr(linalg, "orthogonalize", watched)
+    g = np.random.default_rng(0).standard_normal((30, 40))
+    opt.step(g)
+    with pytest.raises(MemoryError):
+        opt.step(g)
+    gc.collect()
+    assert [each() is None for each in seen] == [True, True]

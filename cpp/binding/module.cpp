@@ -54,10 +54,9 @@ public:
         const Index n = plan_.tensors();
         elements_ = 0;
         // Where other code runs before the step ends, it may take the gradients out of their tree.
-        const Held held(leaves_held_);
+        const Held held(leaves_held_), work_held(work_held_);
         holds_leaves_ = !factors.is_none() || !work.is_none() || all_elements_ > short_step;
         scalars_held_.clear();
-        work_held_.clear();
         for (Index i = 0; i < n; ++i) {
             plan_.set_active(i, true);
             check_parameter(i);

@@ -534,8 +534,7 @@ void Plan::step(const Options& options) {
     ++counts_[bound_.size()];
 }
 
-// ---- matrices
-// --------------------------------------------------------------------------------------------------------
+// ---- matrices ----------------------------------------------------------------------------------------------------
 
 const Compiled& Plan::rule_of(Index tensor) const {
     return isa().rules[rule_]->variant[variant_of_[at(tensor)]];

@@ -216,7 +216,12 @@ class MatrixOptimizer(Optimizer):
     def _commit(self) -> None:
         for matrix in self._step_of:
             self._keep_results(matrix)
-        self._step_of = []
+
+    def _step_among(self, grads: Any, arrays: Any, numbers: Any, grad_scale: float) -> int:
+        try:
+            return super()._step_among(grads, arrays, numbers, grad_scale)
+        finally:  # the room for the work is the step's, also where it has failed
+            self._step_of = []
 
     def _keep_results(self, matrix: Matrix) -> None:
         """Keep what a step has led to."""
