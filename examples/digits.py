@@ -316,6 +316,9 @@ def plot(results: list[Result], steps_per_epoch: int, output: Path) -> None:
     colours = dict(zip(kinds, itertools.cycle(PALETTE), strict=False))
     drawn = [kind for kind in kinds if any(r.kind == kind for r in ranked)]
 
+    def duration(microseconds: float) -> str:
+        return f"{microseconds:.3g} µs" if microseconds < 1000 else f"{microseconds / 1000:.3g} ms"
+
     def panel(axis: Axes, result: Result) -> None:
         colour, timing = colours[result.kind], result.timing
         epochs = np.arange(1, len(result.losses) + 1) / steps_per_epoch
@@ -333,7 +336,8 @@ def plot(results: list[Result], steps_per_epoch: int, output: Path) -> None:
         write(0, 19, result.name, size=13, weight="bold", color=colour)
         write(1, 19, f"{result.accuracy:.1%}", size=13, weight="bold")
         write(0, 5, f"lr {result.lr:g}", size=9, color=GREY)
-        write(1, 5, f"{timing.compiled:.1f} µs compiled, {timing.reference:.0f} µs reference", size=9, color=GREY)
+        times = f"{duration(timing.compiled)} compiled, {duration(timing.reference)} reference"
+        write(1, 5, times, size=9, color=GREY)
 
     about = (4, 5, 3) if len(ranked) <= 20 else (7, 8, 6)
     columns = min(len(ranked), min(about, key=lambda n: -len(ranked) % n))  # the fewest empty places
