@@ -21,6 +21,7 @@ from protocol import Steps
 from workloads import FLOAT32, Shape, Workload
 
 import schuss
+from schuss.matrix import MatrixOptimizer
 from schuss.memory import compute_dtype, is_steppable
 from schuss.reference import widened
 from schuss.trees import leaves
@@ -104,9 +105,14 @@ class Data:
 
 
 def variants() -> list[Variant]:
-    """Return every registered optimizer, once as it comes and once for each option that changes its slots."""
+    """Return every registered optimizer, once as it comes and once for each option that changes its slots.
+
+    Those over matrices are left out: their formulas are no ones of single tensors, and `bench/matrices.py` has them.
+    """
     found = []
     for cls in schuss.optimizers().values():
+        if issubclass(cls, MatrixOptimizer):
+            continue
         usual = Variant(cls, {})
         found.append(usual)
         for name, hyperparameter in cls.hyperparameters.items():

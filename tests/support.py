@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 
 import schuss
 import schuss.passes
 from schuss import trees
+
+SLOW = bool(os.environ.get("SCHUSS_SLOW"))
+"""Whether tests run at full length, as `.ci/run slow` asks for."""
+
+only_slow = pytest.mark.skipif(not SLOW, reason="takes minutes or gigabytes; SCHUSS_SLOW=1 runs it")
+"""Marks what has no short form."""
+
+
+def tries(short: int, full: int) -> int:
+    """Return how often something is tried: in an ordinary run, and at full length."""
+    return full if SLOW else short
 
 
 def passes() -> list[type[schuss.Optimizer]]:
