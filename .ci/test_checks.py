@@ -8,7 +8,9 @@ import pytest
 import symbols
 import vectorization
 
-FLAGS = "-std=c++20 -O3 -fopenmp-simd -fno-math-errno -fno-trapping-math -fPIC -fvisibility=hidden"
+FLAGS = (
+    f"{vectorization.RECORD} -std=c++20 -O3 -fopenmp-simd -fno-math-errno -fno-trapping-math -fPIC -fvisibility=hidden"
+)
 LOOP = """
 namespace {
 template <class T> [[gnu::noinline]] void sweep(T* p, const T* g, long n) {

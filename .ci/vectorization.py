@@ -1,6 +1,6 @@
 """Fail unless GCC vectorized every ``#pragma omp simd`` loop of the kernels, on every instruction set.
 
-Usage: vectorization.py BUILD_DIRECTORY (one with compile_commands.json)
+Usage: vectorization.py BUILD_DIRECTORY (one with compile_commands.json, built with the compiler's flags RECORD)
 
 What must be vectorized comes from the compiler's dump of the pragmas it instantiated, one for each template instance;
 what was vectorized comes from its optimization record, which (other than -fopt-info) says of each loop the function and
@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import re
 import shlex
 import subprocess
 import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -27,6 +25,8 @@ from typing import Any
 
 # Bytes that the widest vector of a loop must have at least, by -march.
 WIDTH = {"x86-64": 16, "x86-64-v3": 32, "x86-64-v4": 64}
+
+RECORD = "-fsave-optimization-record -fdump-tree-omplower-lineno"
 
 Loop = tuple[str, int]  # a simd loop as written: file and line of its pragma
 Record = dict[str, Any]
@@ -131,27 +131,30 @@ def looked_at(records: list[Record], report: Report, directory: Path) -> None:
 
 
 def check(entry: dict[str, str]) -> Report:
-    """Compile one source as the build does, with the compiler's reports, and return what they say."""
+    """Return what the compiler has left beside the object of one source."""
     command, directory = shlex.split(entry["command"]), Path(entry["directory"])
-    output = command.index("-o") + 1
     march = [flag.removeprefix("-march=") for flag in command if flag.startswith("-march=")][-1]
-    report = Report(name="/".join(Path(command[output]).parts[-2:]), march=march)
-    with tempfile.TemporaryDirectory() as scratch:
-        command[output] = f"{scratch}/unit.o"
-        extra = ["-fsave-optimization-record", f"-fdump-tree-omplower-lineno={scratch}/pragmas"]
-        if subprocess.run([*command, *extra], cwd=directory, check=False).returncode:
-            raise SystemExit(f"{report.name}: does not compile")
-        asked(Path(scratch, "pragmas").read_text(encoding="utf-8"), report, directory)
-        (record,) = Path(scratch).glob("*.opt-record.json.gz")
-        with gzip.open(record, "rt", encoding="utf-8") as stream:
-            looked_at(json.load(stream)[2], report, directory)
+    binary = directory / command[command.index("-o") + 1]
+    report = Report(name="/".join(binary.parts[-2:]), march=march)
+    dump, record = left_beside(binary, ".omplower"), left_beside(binary, ".opt-record.json.gz")
+    asked(dump.read_text(encoding="utf-8"), report, directory)
+    with gzip.open(record, "rt", encoding="utf-8") as stream:
+        looked_at(json.load(stream)[2], report, directory)
     return report
+
+
+def left_beside(binary: Path, ending: str) -> Path:
+    """Return the file of an ending that the compiler has written for an object."""
+    found = list(binary.parent.glob(f"{binary.stem}.*{ending}"))
+    if len(found) != 1 or found[0].stat().st_mtime < binary.stat().st_mtime - 60:
+        raise SystemExit(f"{binary}: {len(found)} files *{ending} of its age beside it, not one; build with {RECORD}")
+    return found[0]
 
 
 def main(build: str) -> int:
     """Check a build directory and return the exit code."""
     entries = json.loads(Path(build, "compile_commands.json").read_text(encoding="utf-8"))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ProcessPoolExecutor() as pool:
         reports = list(pool.map(check, [entry for entry in entries if "-march=" in entry["command"]]))
     faults = [fault for report in reports for fault in report.faults()]
     for march in sorted({report.march for report in reports}):

@@ -44,6 +44,16 @@ CLASSES = list(schuss.optimizers().values())
 PASSES = passes()
 
 
+def one_of_each_shape(classes: list[type[schuss.Optimizer]]) -> list[type[schuss.Optimizer]]:
+    """Return the first class of those whose kernels run alike: one scope, number of operands, kind of sums."""
+    found: dict[Any, type[schuss.Optimizer]] = {}
+    for cls in classes:
+        for kernel in cls._compiled()["kernels"].values():
+            operands = (len(kernel["inputs"]), len([name for name in kernel["state"] if name]), bool(kernel["draws"]))
+            found.setdefault((cls.kind, kernel["scope"], *operands, bool(kernel["rows"]), bool(kernel["columns"])), cls)
+    return list(dict.fromkeys(found.values()))
+
+
 @dataclass(frozen=True)
 class Variant:
     """An optimizer class with the arguments that turn one combination of its flags on."""

@@ -19,7 +19,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from support import VARIANTS, Variant, everything, inputs_for, snapshot
+from support import SLOW, VARIANTS, Variant, everything, inputs_for, snapshot
 
 import schuss
 from schuss import trees
@@ -579,7 +579,7 @@ def micro_batches(
     return [{"w": m[:5].reshape(5, 1).astype(np.float32), "b": [m[5:], None]} for m in means]
 
 
-@pytest.mark.parametrize(("batch", "count"), [(1, 2), (4, 4), (16, 8)])
+@pytest.mark.parametrize(("batch", "count"), [(1, 2), (4, 4), *([(16, 8)] if SLOW else [])])
 def test_noise_scale_of_a_known_covariance(batch: int, count: int, rng: np.random.Generator) -> None:
     """|G|^2 and the trace within five standard errors over 4000 steps, and so their ratio."""
     gradient, root = rng.standard_normal(8), rng.standard_normal((8, 8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import re
@@ -125,6 +126,12 @@ def argument(owner: object, name: str, domain: Domain, step: int | None = None, 
     return math.nan
 
 
+@functools.cache
+def _source(owner: type) -> str:
+    """Return the text of a class, which is slow to be found."""
+    return inspect.getsource(owner)
+
+
 class Hyperparameter:
     """A hyper-parameter as an attribute: reading gives the optimizer's value, assignment checks and sets all groups."""
 
@@ -135,7 +142,7 @@ class Hyperparameter:
     def doc(self) -> str:
         """What it means: the `#:` comment beside its annotation."""
         for owner in self.owner.__mro__[:-1]:
-            if found := re.search(rf"^\s*{self.name}\s*:.*#:\s*(.+)$", inspect.getsource(owner), re.MULTILINE):
+            if found := re.search(rf"^\s*{self.name}\s*:.*#:\s*(.+)$", _source(owner), re.MULTILINE):
                 return found.group(1).strip()
         return ""
 
