@@ -10,6 +10,8 @@
 #include <cstdint>
 #include <thread>
 
+#include "core/parallel.hpp"
+
 namespace schuss {
 
 namespace py = pybind11;
@@ -40,9 +42,10 @@ inline void wait_at_exit() {
     }));
 }
 
-/// Calls `work`, without the GIL if it goes over more elements than a short step does.
+/// Calls `work` in the default floating-point mode, without the GIL if it goes over more elements than a short step does.
 template <class Work>
 auto without_gil(std::int64_t elements, const Work& work) {
+    const FloatingPointMode mode(false);
     if (elements <= short_step || exiting) return work();
     const Running running;
     const py::gil_scoped_release release;

@@ -29,19 +29,17 @@ void serial_after_fork() {
     pthread_atfork(nullptr, nullptr, [] { forked = true; });
 }
 
-FlushSubnormals::FlushSubnormals(bool flush) : flush_(flush) {
-    if (!flush_) return;
+FloatingPointMode::FloatingPointMode(bool flush_subnormals) {
 #if defined(__x86_64__)
     saved_ = _mm_getcsr();
-    _mm_setcsr(unsigned(saved_) | 0x8040u);  // flush to zero, denormals are zero
+    _mm_setcsr(flush_subnormals ? 0x9fc0u : 0x1f80u);  // all exceptions masked; flush to zero, denormals are zero
 #elif defined(__aarch64__)
     __asm__ volatile("mrs %0, fpcr" : "=r"(saved_));
-    __asm__ volatile("msr fpcr, %0" ::"r"(saved_ | (1ull << 24)));
+    __asm__ volatile("msr fpcr, %0" ::"r"(std::uint64_t(flush_subnormals) << 24));
 #endif
 }
 
-FlushSubnormals::~FlushSubnormals() {
-    if (!flush_) return;
+FloatingPointMode::~FloatingPointMode() {
 #if defined(__x86_64__)
     _mm_setcsr(unsigned(saved_));
 #elif defined(__aarch64__)
@@ -51,13 +49,13 @@ FlushSubnormals::~FlushSubnormals() {
 
 void parallel(int threads, bool flush, void (*body)(void*, int, int), void* context) {
     if (threads <= 1 || forked) {
-        const FlushSubnormals mode(flush);
+        const FloatingPointMode mode(flush);
         body(context, 0, 1);
         return;
     }
 #pragma omp parallel num_threads(threads)
     {
-        const FlushSubnormals mode(flush);
+        const FloatingPointMode mode(flush);
         body(context, omp_get_thread_num(), omp_get_num_threads());
     }
 }

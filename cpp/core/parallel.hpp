@@ -12,16 +12,17 @@ void set_num_threads(int threads);
 /// Makes forked children run on one thread: the parent's OpenMP pool does not exist in them, and waiting for it hangs.
 void serial_after_fork();
 
-/// Sets the mode of the calling thread that flushes subnormals to zero, and restores it.
-class FlushSubnormals {
+/// Gives the calling thread the default floating-point mode (to nearest even, no traps, subnormals kept), or that which
+/// flushes subnormals to zero, and restores what it had. The caller's mode may be another, and the workers have that of
+/// whoever started them: the bits of a step would depend on it.
+class FloatingPointMode {
 public:
-    explicit FlushSubnormals(bool flush);
-    ~FlushSubnormals();
-    FlushSubnormals(const FlushSubnormals&) = delete;
-    FlushSubnormals& operator=(const FlushSubnormals&) = delete;
+    explicit FloatingPointMode(bool flush_subnormals);
+    ~FloatingPointMode();
+    FloatingPointMode(const FloatingPointMode&) = delete;
+    FloatingPointMode& operator=(const FloatingPointMode&) = delete;
 
 private:
-    bool flush_;
     std::uint64_t saved_ = 0;
 };
 
