@@ -492,7 +492,7 @@ MISFITS: dict[str, tuple[Callable[[State], Any], str]] = {
     "newer": (lambda s: {**s, "format": 2}, "the state has format 2, but this version reads format 1; update schuss"),
     "no number": (
         lambda s: {**s, "format": "1"},
-        "the state has format '1', but this version reads format 1; update schuss",
+        f"the state has format '1', which there is none of; {FROM}",
     ),
     "of SGD": (lambda s: {**s, "optimizer": "SGD"}, "the state is of SGD; load it into an optimizer of that class"),
     "fewer tensors": (
@@ -547,15 +547,15 @@ MISFITS: dict[str, tuple[Callable[[State], Any], str]] = {
     "t is a float": (lambda s: {**s, "t": 2.0}, COUNTS),
     "a slot less": (
         lambda s: {**s, "slots": without(s["slots"], "v")},
-        f"the state's slots has no v; {OPTIONS}",
+        f"the state has no v in its slots; {OPTIONS}",
     ),
     "a slot more": (
         lambda s: {**s, "slots": {**s["slots"], "v_max": s["slots"]["v"]}},
-        f"the state's slots has unknown v_max; {OPTIONS}",
+        f"the state has unknown v_max in its slots; {OPTIONS}",
     ),
     "another slot": (
         lambda s: {**s, "slots": {"m": s["slots"]["m"], 7: s["slots"]["v"]}},
-        f"the state's slots has no v and has unknown 7; {OPTIONS}",
+        f"the state has no v and unknown 7 in its slots; {OPTIONS}",
     ),
     "slots of no kind": (lambda s: {**s, "slots": [1]}, "the state's slots must be a dict, got list"),
     "a slot of no kind": (
@@ -568,7 +568,7 @@ MISFITS: dict[str, tuple[Callable[[State], Any], str]] = {
     ),
     "a scalar more": (
         lambda s: {**s, "scalars": {"d": np.zeros(1)}},
-        f"the state's scalars has unknown d; {OPTIONS}",
+        f"the state has unknown d in its scalars; {OPTIONS}",
     ),
     "a shape": (
         lambda s: with_slot(s, 1, np.zeros(2)),
@@ -702,7 +702,7 @@ def test_the_sentence_for_other_options() -> None:
     )
     with refuses(schuss.StateError, sentence, nesterov):
         nesterov.load_state_dict(state)
-    sentence = "SGD: the state's slots has unknown buffer; make the optimizer with the options it was saved with"
+    sentence = "SGD: the state has unknown buffer in its slots; make the optimizer with the options it was saved with"
     without_momentum = schuss.SGD(np.ones(3))
     state = plain.state_dict()
     state["groups"][0]["momentum"] = 0.0

@@ -302,7 +302,7 @@ def test_the_sentences_for_state_of_something_else(tmp_path: Path) -> None:
         (
             wrapped,
             schuss.Lookahead(schuss.EMA(plain)),
-            "Lookahead: the state has a EMA inside, but here it wraps SGD; nest the wrappers as they were",
+            "Lookahead: the state has EMA inside, but here it wraps SGD; nest the wrappers as they were",
         ),
         (
             wrapped,

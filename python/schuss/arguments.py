@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 from schuss.hyperparameters import Domain, Hyperparameter, Schedule
-from schuss.optimizer import _did_you_mean, _option, _Typed
+from schuss.optimizer import _hint, _option, _Typed
 
 #: A number in {1, 2, ...}.
 Count: TypeAlias = Annotated[int, Domain(1.0, 2.0**53, upper_open=False, whole=True)]
@@ -95,8 +95,7 @@ class Declared(_Typed):
         name, known = type(self).__name__, [*self.arguments, *self.options]
         for key in given:
             if key not in known:
-                hint = _did_you_mean(key, known) or (f"it takes {', '.join(known)}" if known else "it takes none")
-                raise TypeError(f"{name}: {key} is not an argument of {name}; {hint}")
+                raise TypeError(f"{name}: {key} is not an argument of {name}; {_hint(key, known)}")
         arguments = {key: each.check(name, given.get(key, each.default)) for key, each in self.arguments.items()}
         options = {key: self._checked_option(key, given.get(key, default)) for key, default in self.options.items()}
         return arguments, options

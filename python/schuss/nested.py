@@ -41,18 +41,15 @@ def checked(wrapper: Wrapper, saved: Mapping[str, Any], *, cast: bool = False) -
         raise checks.fail(
             f"the state is of {saved['optimizer']:.40} alone; load it into the optimizer, or before wrapping it"
         )
-    checks.require_keys("entries", ("wrapper", "format", "own", "optimizer"), saved)
-    if type(saved["format"]) is not int or saved["format"] != FORMAT:
-        raise checks.fail(
-            f"the state has format {saved['format']!r:.40}, but this version reads format {FORMAT}; update schuss"
-        )
+    checks.require_entries(("wrapper", "format", "own", "optimizer"), FORMAT)
     if saved["wrapper"] != checks.name:
         raise checks.fail(f"the state is of {saved['wrapper']!s:.40}; load it into a wrapper of that class")
     inner, wrapped = saved["optimizer"], wrapper.optimizer
+    checks.require_mapping("optimizer", inner)
     if isinstance(wrapped, Optimizer):
-        if isinstance(inner, Mapping) and "wrapper" in inner:
+        if "wrapper" in inner:
             raise checks.fail(
-                f"the state has a {inner['wrapper']!s:.40} inside, but here it wraps {type(wrapped).__name__}; "
+                f"the state has {inner['wrapper']!s:.40} inside, but here it wraps {type(wrapped).__name__}; "
                 "nest the wrappers as they were"
             )
         take_over_wrapped = state.checked(wrapped, inner, cast=cast)
@@ -104,6 +101,8 @@ def checked_own(
         for name, targets in wrapper._arrays.items()
         for write in checks.arrays_of_slot(name, own["arrays"][name], targets, order, paths)
     ]
+    for name in wrapper._passes:
+        checks.require_mapping(name, own["passes"][name])
     passes = [state.checked(each, own["passes"][name], cast=cast) for name, each in wrapper._passes.items()]
     numbers = copy.deepcopy(dict(own["numbers"]))
 

@@ -7,7 +7,7 @@ import functools
 import inspect
 import os
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import MappingProxyType
@@ -30,13 +30,17 @@ else:
 
 _POLICIES = ("propagate", "raise", "skip")
 
-#: Spellings of other libraries, and what to write here.
+#: Names that other libraries give to hyper-parameters, and patterns of the names that these have here.
+_RENAMED = {
+    "betas": ("momentum", "beta*", "adamw_beta*"),
+    "learning_rate": ("lr",),
+    "stepsize": ("lr",),
+    "epsilon": ("eps*", "*_eps"),
+}
+
+#: Arguments of other libraries that are none here, and what there is instead.
 _FOREIGN = {
-    "betas": "pass beta1= and beta2=",
     "weight_decay": "use decay=schuss.Decay(...), l2= for a regularised loss, or an optimizer that has it such as AdamW",
-    "learning_rate": "pass lr=",
-    "stepsize": "pass lr=",
-    "epsilon": "pass eps=",
     "amsgrad": "use AMSGrad",
     "clipnorm": 'pass clip=schuss.ClipNorm(..., per="tensor")',
     "clipvalue": "pass clip=schuss.ClipValue(...)",
@@ -45,6 +49,17 @@ _FOREIGN = {
     "scheduler": "pass it as the hyper-parameter, lr=schuss.schedules.cosine(...)",
     "use_ema": "wrap it, schuss.EMA(optimizer)",
 }
+
+
+def _hint(key: str, known: Collection[str]) -> str:
+    """Say what to write instead of an argument that is none of those known."""
+    if key in _RENAMED:
+        *others, last = [f"{name}=" for name in known if any(fnmatchcase(name, each) for each in _RENAMED[key])] or [""]
+        if last:
+            return f"pass {', '.join(others)} and {last}" if others else f"pass {last}"
+    elif close := _did_you_mean(key, known):
+        return close
+    return f"it takes {', '.join(known)}" if known else "it takes none"
 
 
 def _did_you_mean(key: str, known: Iterable[str]) -> str:
@@ -326,8 +341,7 @@ class Optimizer(_Typed):
         known = [*self.hyperparameters, *self._all_options()]
         if key in known:
             return
-        hint = _FOREIGN.get(key) or _did_you_mean(key, known) or f"it takes {', '.join(known)}"
-        raise TypeError(f"{name}: {key} is not an argument of {name}; {hint}")
+        raise TypeError(f"{name}: {key} is not an argument of {name}; {_FOREIGN.get(key) or _hint(key, known)}")
 
     @classmethod
     def _all_options(cls) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,16 +101,35 @@ class Checks:
         """Return the error, which names the class."""
         return StateError(f"{self.name}: {sentence}")
 
-    def require_keys(self, what: str, expected: Any, got: Any) -> None:
-        """Refuse a dict with other keys."""
+    def require_entries(self, entries: Collection[str], newest: int) -> None:
+        """Refuse what is no dict of these entries, in a format up to the newest that is known here."""
+        what, got = "pass a dict from state_dict()", set(self.state)
+        if missing := sorted(set(entries) - got):
+            raise self.fail(f"the state has no {', '.join(missing)}; {what}")
+        if unknown := sorted(map(str, got - set(entries))):
+            raise self.fail(f"the state has unknown entries {', '.join(unknown)}; {what}")
+        found = self.state["format"]
+        if type(found) is not int or found < 1:
+            raise self.fail(f"the state has format {found!r:.40}, which there is none of; {what}")
+        if found > newest:
+            raise self.fail(
+                f"the state has format {found!r:.40}, but this version reads format {newest}; update schuss"
+            )
+
+    def require_mapping(self, what: str, got: Any) -> None:
+        """Refuse a part of the state that is no dict."""
         if not isinstance(got, Mapping):
             raise self.fail(f"the state's {what} must be a dict, got {type(got).__name__}")
+
+    def require_keys(self, what: str, expected: Any, got: Any) -> None:
+        """Refuse a part of the state with other keys."""
+        self.require_mapping(what, got)
         missing, unknown = sorted(set(expected) - set(got)), sorted(map(str, set(got) - set(expected)))
         if missing or unknown:
-            parts = [f"has no {', '.join(missing)}"] if missing else []
-            parts += [f"has unknown {', '.join(unknown)}"] if unknown else []
+            parts = [f"no {', '.join(missing)}"] if missing else []
+            parts += [f"unknown {', '.join(unknown)}"] if unknown else []
             raise self.fail(
-                f"the state's {what} {' and '.join(parts)}; make the optimizer with the options it was saved with"
+                f"the state has {' and '.join(parts)} in its {what}; make the optimizer with the options it was saved with"
             )
 
     def arrays_of_slot(
@@ -197,15 +216,8 @@ class _Loader(Checks):
             raise TypeError(f"{self.name}: state must be a dict from state_dict(), got {type(state).__name__}")
         keys = {"format", "schuss", "optimizer", "t", "counts", "names", "groups", "slots", "scalars", "control"}
         if isinstance(outer := state.get("wrapper"), str):
-            raise self.fail(f"the state {_of_wrapper(outer)}")
-        if missing := sorted(keys - set(state)):
-            raise self.fail(f"the state has no {', '.join(missing)}; pass a dict from state_dict()")
-        if unknown := sorted(str(key) for key in set(state) - keys):
-            raise self.fail(f"the state has unknown entries {', '.join(unknown)}; pass a dict from state_dict()")
-        if type(state["format"]) is not int or state["format"] != FORMAT:
-            raise self.fail(
-                f"the state has format {state['format']!r:.40}, but this version reads format {FORMAT}; update schuss"
-            )
+            raise self.fail(f"the state {of_wrapper(outer)}")
+        self.require_entries(keys, FORMAT)
         if not isinstance(state["optimizer"], str) or state["optimizer"] != self.name:
             raise self.fail(f"the state is of {state['optimizer']!s:.40}; load it into an optimizer of that class")
         for key, kind in {"names": str, "groups": Mapping}.items():
@@ -356,7 +368,7 @@ def save(optimizer: Optimizer, path: str | os.PathLike[str], *, params: bool) ->
     checkpoint.write(path, arrays, header)
 
 
-def _of_wrapper(outer: str) -> str:
+def of_wrapper(outer: str) -> str:
     """Say what is wrong with a wrapper's state where an optimizer's is wanted."""
     return f"is of {outer:.40} around an optimizer; load it into the same wrappers"
 
@@ -366,7 +378,7 @@ def load(optimizer: Optimizer, path: str | os.PathLike[str], *, cast: bool) -> N
     arrays, header = checkpoint.read(path)
     name = type(optimizer).__name__
     if isinstance(outer := header.get("wrapper"), str):
-        raise StateError(f"{name}: {os.fspath(path)} {_of_wrapper(outer)}")
+        raise StateError(f"{name}: {os.fspath(path)} {of_wrapper(outer)}")
     try:
         with_params = header.pop("params")
         count = len(header["names"])

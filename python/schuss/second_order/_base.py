@@ -20,7 +20,7 @@ from schuss.arguments import Declared
 from schuss.hyperparameters import Domain, as_float
 from schuss.optimizer import Group, StateError, _option
 from schuss.passes.average import Average
-from schuss.state import Checks, checked_params
+from schuss.state import Checks, checked_params, of_wrapper
 
 FORMAT = 1
 
@@ -516,14 +516,11 @@ class ClosureOptimizer(Declared):
         checks = Checks(type(self).__name__, state, cast)
         if not isinstance(state, Mapping):
             raise TypeError(f"{checks.name}: state must be a dict from state_dict(), got {type(state).__name__}")
-        if isinstance(theirs := state.get("optimizer"), str) and theirs != checks.name:
-            raise checks.fail(f"the state is of {theirs:.40}; load it into an optimizer of that class")
-        keys = ("format", "schuss", "optimizer", "names", "arguments", "numbers", "slots")
-        checks.require_keys("entries", keys, state)
-        if type(state["format"]) is not int or state["format"] != FORMAT:
-            raise checks.fail(
-                f"the state has format {state['format']!r:.40}, but this version reads format {FORMAT}; update schuss"
-            )
+        if isinstance(outer := state.get("wrapper"), str):
+            raise checks.fail(f"the state {of_wrapper(outer)}")
+        if (theirs := state.get("optimizer", checks.name)) != checks.name:
+            raise checks.fail(f"the state is of {theirs!s:.40}; load it into an optimizer of that class")
+        checks.require_entries(("format", "schuss", "optimizer", "names", "arguments", "numbers", "slots"), FORMAT)
         names = state["names"]
         if not isinstance(names, list | tuple) or sorted(map(str, names)) != sorted(self._paths):
             raise checks.fail("the state has other params; load it over the parameters it was saved from")
