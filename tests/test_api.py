@@ -7,6 +7,7 @@ import importlib
 import inspect
 import itertools
 import math
+import mmap
 import pydoc
 import tracemalloc
 import weakref
@@ -331,6 +332,52 @@ def test_writing_to_the_state_acts() -> None:
     prodigy = schuss.Prodigy(np.ones(3))
     prodigy.state["d"][...] = 0.5
     assert prodigy._scalars[0, 0] == 0.5
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # NumPy's, of assigning shapes and dtypes
+def test_the_state_keeps_its_shape_and_dtype() -> None:
+    """Whatever is done to an array that was handed out: the state that is saved is of the parameters' shapes."""
+    optimizer = schuss.EMA(schuss.Adam([np.ones(6)]), decay=0.5)
+    optimizer.step([np.ones(6)])
+    before = optimizer.state_dict()
+    for name in ("m", "v", "average"):
+        optimizer.state[name][0].dtype = np.dtype(np.int64)
+        optimizer.state[name][0].shape = (2, 3)
+        optimizer.state[name][0].flags.writeable = False
+        with pytest.raises(ValueError, match="does not own its data"):
+            optimizer.state[name][0].resize(100, refcheck=False)
+    after = optimizer.state_dict()
+    for old, new in zip(before["optimizer"]["slots"]["m"], after["optimizer"]["slots"]["m"], strict=True):
+        assert (old.dtype, old.shape, old.tobytes()) == (new.dtype, new.shape, new.tobytes())
+    assert [array.shape for array in after["own"]["arrays"]["average"]] == [(6,)]
+    optimizer.load_state_dict(after)
+
+
+class Named(np.ndarray):
+    """An array of a class of its own."""
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # NumPy's, of its matrices
+def test_subclasses_are_stepped_where_they_are() -> None:
+    """What a subclass adds is left alone, and the state beside it is of plain arrays."""
+    named, matrix = np.ones(3).view(Named), np.ones((2, 2)).view(np.matrix)
+    optimizer = schuss.Momentum([named, matrix], lr=0.5)
+    optimizer.step([np.ones(3), np.ones((2, 2)).view(Named)])
+    assert optimizer.params[0] is named
+    assert optimizer.params[1] is matrix
+    assert (np.asarray(named) == 0.95).all()
+    assert (np.asarray(matrix) == 0.95).all()
+    assert {type(array) for array in optimizer.state["v"]} == {np.ndarray}
+
+
+def test_a_map_cannot_be_closed_under_an_optimizer() -> None:
+    with mmap.mmap(-1, 4096) as memory:
+        optimizer = schuss.SGD(np.frombuffer(memory, np.float64), lr=1.0)
+        with pytest.raises(BufferError):
+            memory.close()
+        optimizer.step(np.ones(512))
+        assert (np.frombuffer(memory, np.float64) == -1).all()
+        del optimizer
 
 
 @each_variant

@@ -65,6 +65,11 @@ def is_steppable(leaf: object) -> bool:
     return leaf.dtype in native or is_bfloat16(leaf.dtype)
 
 
+def views(arrays: Sequence[Any]) -> list[Any]:
+    """Return views to hand out: what is assigned to their shape, dtype or flags leaves those of the arrays alone."""
+    return [None if array is None else array.view() for array in arrays]
+
+
 def kind(array: NDArray[Any]) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
     """Return what an array's state must agree with: shape, dtype, and whether the memory order is Fortran's."""
     return array.shape, array.dtype, is_fortran(array)

@@ -1085,7 +1085,7 @@ class Optimizer(_Typed):
     def state(self) -> dict[str, Any]:
         """The live state: slot name -> arrays in the parameters' nesting (one array for a slot of the optimizer)."""
         slots = {
-            name: self._like_params(arrays)
+            name: self._like_params(memory.views(arrays))
             for name, arrays in zip(self._element_slots, self._slots, strict=True)
             if name is not None
         }

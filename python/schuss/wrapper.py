@@ -192,7 +192,7 @@ class Wrapper(Declared):
         for each in self._passes.values():
             found |= each.state
         for name, arrays in self._arrays.items():
-            found[name] = self._base._like_params(arrays)
+            found[name] = self._base._like_params(memory.views(arrays))
         return found
 
     @property
