@@ -357,7 +357,7 @@ def test_what_is_in_a_state_dict() -> None:
         "scalars",
         "control",
     ]
-    assert (state["format"], state["schuss"], state["optimizer"]) == (1, schuss.__version__, "NovoGrad")
+    assert (state["format"], state["schuss"], state["optimizer"]) == (2, schuss.__version__, "NovoGrad")
     assert (state["t"], state["counts"], state["names"]) == (1, [1, 0], ["['w']", "['b'][0]"])
     assert state["groups"] == [
         {"lr": 0.5, "beta1": 0.95, "beta2": 0.98, "eps": 1e-8, "weight_decay": 0.0, "l2": 0.0, "l1": 0.0}
@@ -489,7 +489,10 @@ MISFITS: dict[str, tuple[Callable[[State], Any], str]] = {
         lambda s: {**s, "param_groups": [], "state": {}},
         f"the state has unknown entries param_groups, state; {FROM}",
     ),
-    "newer": (lambda s: {**s, "format": 2}, "the state has format 2, but this version reads format 1; update schuss"),
+    "newer": (
+        lambda s: {**s, "format": 3, "more": 1},
+        "the state has format 3, but this version reads format 2 and older; update schuss",
+    ),
     "no number": (
         lambda s: {**s, "format": "1"},
         f"the state has format '1', which there is none of; {FROM}",

@@ -11,6 +11,7 @@ This module knows nothing of optimizers.
 
 import contextlib
 import errno
+import fcntl
 import functools
 import hashlib
 import importlib
@@ -18,9 +19,10 @@ import json
 import math
 import os
 import re
-import secrets
 import stat
 import struct
+import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from io import BufferedReader, FileIO
@@ -44,8 +46,10 @@ _RECORD, _DIGEST = "schuss.json", "schuss.sha256"
 _INDEX_LIMIT = 100_000_000  # bytes of a record, zip directory or header; the safetensors library's limit, taken for all
 _NAME_LIMIT = 5000  # characters, of up to 12 bytes each once percent-encoded; a name in a zip file has at most 65,535
 _DEPTH_LIMIT = 64  # of metadata; Python's JSON parser gives up somewhere below 1000
+_RANK_LIMIT = 64  # of arrays; NumPy's
 _INT_BITS = 4096  # of integers in metadata; the parser gives up at 4300 digits
 _FLOAT = "__float__"  # JSON has no inf and nan; they become {"__float__": "inf"}
+_ABANDONED = 86_400.0  # seconds without a write, after which a directory left by another machine is abandoned
 _NONFINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 _DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
@@ -60,10 +64,11 @@ class CheckpointError(ValueError):
 def write(path: str | os.PathLike[str], arrays: Mapping[str, Array], metadata: Mapping[str, object]) -> None:
     """Write a checkpoint, so that at every moment the file is the old or the new one.
 
-    The content goes to a temporary file ``.schuss-*.tmp`` in the same directory, is flushed to the disk, and takes the
-    place of `path`. After an error the temporary file is gone and the old file is as it was; only if the very last call
-    fails, which flushes the directory, is the file the new one. A killed process can leave temporary files behind
-    (the safetensors library has one of its own, ``.tmp*``).
+    The content goes to a file in a temporary directory ``.schuss-*.tmp`` beside `path`, is flushed to the disk, and
+    takes the place of `path`. After an error the temporary directory is gone and the old file is as it was; only if the
+    very last call fails, which flushes the directory, is the file the new one. A killed process leaves its temporary
+    directory behind; the next checkpoint that is written beside it removes it (after a day, if it was left by another
+    machine, or before this one was started anew). One that is in use is locked, and stays.
 
     Where `path` is a symbolic link, the link stays and its target is replaced. An existing file's permissions are kept;
     a new file has those that the umask gives.
@@ -166,11 +171,14 @@ def _content(path: Path, text: str, digest: str, fetchers: Fetchers) -> tuple[di
         )
     if record.keys() != {"format", "metadata", "arrays"} or not isinstance(record["metadata"], dict):
         raise ValueError(f"{_RECORD} is not a record")
+    _check_depth(record["metadata"])
     actual = hashlib.sha256(text.encode())
     arrays: dict[str, Array] = {}
     for name, kind, shape in record["arrays"]:
         if kind not in _DTYPES:
             raise ValueError(f"{name!r} has the unknown dtype {kind!r}")
+        if not isinstance(shape, list) or len(shape) > _RANK_LIMIT or not all(map(_is_length, shape)):
+            raise ValueError(f"{name!r} has no shape")
         dtype = np.dtype(_library(path, "ml_dtypes", "bfloat16").bfloat16 if kind == "bfloat16" else kind)
         data = fetchers.pop(name)()
         if data.nbytes != math.prod(shape) * dtype.itemsize:
@@ -350,6 +358,18 @@ def _encode(value: object, where: str, depth: int = 0) -> object:
     )
 
 
+def _check_depth(value: object, depth: int = 0) -> None:
+    """Refuse what `write` would not have written, before anyone goes down into it."""
+    if depth > _DEPTH_LIMIT:
+        raise ValueError(f"its metadata are nested deeper than {_DEPTH_LIMIT} levels")
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_depth(each, depth + 1)
+
+
+def _is_length(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
 def _parse(text: str) -> Any:
     """Parse JSON, strictly: Python's parser takes NaN, 1e999 and equal keys."""
     return json.loads(text, object_pairs_hook=_decode, parse_float=_finite, parse_constant=_finite)
@@ -386,10 +406,10 @@ def _replacing(path: Path) -> Iterator[Path]:
         _check_regular(path, status)
         permissions = stat.S_IMODE(status.st_mode)
     path = path.resolve()  # not to replace a symbolic link
-    temporary = path.with_name(f".schuss-{secrets.token_hex(8)}.tmp")
     directory = os.open(path.parent, os.O_RDONLY)
     try:
-        try:
+        with _workspace(path.parent) as folder:
+            temporary = folder / f"new{path.suffix}"
             # Made here, since not every writer gives a new file the permissions of the umask.
             temporary.touch(0o666 if permissions is None else permissions | stat.S_IRUSR | stat.S_IWUSR, exist_ok=False)
             if permissions is None:
@@ -399,10 +419,69 @@ def _replacing(path: Path) -> Iterator[Path]:
                 os.fchmod(file.fileno(), permissions)
                 os.fsync(file.fileno())
             temporary.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
-        os.fsync(directory)
+            os.fsync(directory)
     finally:
         os.close(directory)
+
+
+@contextlib.contextmanager
+def _workspace(parent: Path) -> Iterator[Path]:
+    """Give a locked directory of our own for temporary files, after removing those that killed processes left behind."""
+    _tidy(parent)
+    while True:
+        folder = Path(tempfile.mkdtemp(".tmp", f".schuss-{_kernel()}-", parent))
+        try:
+            handle = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # tidied away by another process before it was locked
+            continue
+        except BaseException:
+            folder.rmdir()
+            raise
+        with contextlib.suppress(OSError):  # not every file system has locks, but then nobody gets this one
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if folder.exists():
+            break
+        os.close(handle)
+    try:
+        yield folder
+    finally:
+        _remove(folder, handle)
+        os.close(handle)
+
+
+def _tidy(parent: Path) -> None:
+    """Remove the temporary directories whose lock nobody holds.
+
+    Locks may not reach other machines that share the file system. What was not made since this one was started is kept
+    until nobody has written to it for a day.
+    """
+    with contextlib.suppress(OSError):
+        for folder in parent.glob(".schuss-*.tmp"):
+            with contextlib.suppress(OSError):
+                handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    times = [os.stat(name, dir_fd=handle).st_mtime for name in os.listdir(handle)]  # noqa: PTH208
+                    idle = time.time() - max([os.fstat(handle).st_mtime, *times])
+                    if folder.name.startswith(f".schuss-{_kernel()}-") or idle > _ABANDONED:
+                        _remove(folder, handle)
+                finally:
+                    os.close(handle)
+
+
+def _remove(folder: Path, handle: int) -> None:
+    """Remove a temporary directory and the files in it, as far as the system lets us."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(handle):
+            os.unlink(name, dir_fd=handle)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+@functools.cache
+def _kernel() -> str:
+    """Return what tells this run of this machine's system from others: within it, locks are seen by all."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+    except OSError:
+        return "unknown"

@@ -13,6 +13,7 @@ from schuss import checkpoint, state
 from schuss.optimizer import Optimizer, StateError
 
 if TYPE_CHECKING:
+    from schuss.second_order._base import ClosureOptimizer
     from schuss.wrapper import Wrapper
 
 FORMAT = 1
@@ -35,13 +36,14 @@ def checked(wrapper: Wrapper, saved: Mapping[str, Any], *, cast: bool = False) -
     """Check a state dict against a wrapper and all it wraps, and return what takes it over, which cannot fail any more."""
     wrapper._check_idle()
     checks = state.Checks(type(wrapper).__name__, saved, cast)
-    if not isinstance(saved, Mapping):
-        raise TypeError(f"{checks.name}: state must be a dict from state_dict(), got {type(saved).__name__}")
+    saved = checks.state
     if "wrapper" not in saved and isinstance(saved.get("optimizer"), str):
         raise checks.fail(
             f"the state is of {saved['optimizer']:.40} alone; load it into the optimizer, or before wrapping it"
         )
-    checks.require_entries(("wrapper", "format", "own", "optimizer"), FORMAT)
+    checks.check_format()
+    saved = checks.state
+    checks.require_entries(("wrapper", "format", "own", "optimizer"))
     if saved["wrapper"] != checks.name:
         raise checks.fail(f"the state is of {saved['wrapper']!s:.40}; load it into a wrapper of that class")
     inner, wrapped = saved["optimizer"], wrapper.optimizer
@@ -76,7 +78,8 @@ def checked_own(
     wrapper: Wrapper, own: Mapping[str, Any], names: Sequence[str], *, cast: bool = False
 ) -> Callable[[], None]:
     """Check what a wrapper itself keeps, and return what takes it over."""
-    checks = state.Checks(type(wrapper).__name__, own, cast)
+    checks = state.Checks(type(wrapper).__name__, {"own": own}, cast)
+    own = checks.state["own"]
     checks.require_keys("own part", ("arguments", "numbers", "arrays", "passes"), own)
     for part, expected in {
         "arguments": wrapper.arguments,
@@ -95,7 +98,7 @@ def checked_own(
     if reason := wrapper._objection_to(own["numbers"]):
         raise checks.fail(f"the state's numbers are not valid: {reason}")
     paths = wrapper.base._paths
-    order = [names.index(path) for path in paths]
+    order = state.positions(names, paths)
     writes = [
         write
         for name, targets in wrapper._arrays.items()
@@ -127,28 +130,39 @@ def like(value: object, example: object) -> bool:
     return not isinstance(value, int | float) or (0 <= value < 2**62 if isinstance(value, int) else value == value)
 
 
-def save(wrapper: Wrapper, path: str | os.PathLike[str], *, params: bool) -> None:
-    """Write a checkpoint of all levels."""
+def save(target: Wrapper | ClosureOptimizer, base: Optimizer, path: str | os.PathLike[str], *, params: bool) -> None:
+    """Write a checkpoint of all levels, or of an optimizer whose state dict has arrays at any place."""
     arrays: dict[str, NDArray[Any]] = {}
-    header = _packed(wrapper.state_dict(), "", arrays)
-    if params:
-        arrays |= {f"param.{i}": leaf for i, leaf in enumerate(wrapper.base._leaves)}
+    with state.undisturbed(base, type(target).__name__):
+        header = _packed(target.state_dict(), "", arrays)
+        if params:
+            arrays |= state.copies_of(base._leaves)
+        target._check_idle()
     checkpoint.write(path, arrays, header | {"params": params})
+
+
+def read(
+    target: Wrapper | ClosureOptimizer, kind: str, path: str | os.PathLike[str]
+) -> tuple[dict[str, Any], list[NDArray[Any]] | None, dict[str, NDArray[Any]]]:
+    """Return the state in a checkpoint, the parameters (None where it holds none), and other arrays; none is checked yet."""
+    arrays, header = checkpoint.read(path)
+    name = type(target).__name__
+    try:
+        with_params = header.pop("params")
+        saved = {key: _unpacked(value, arrays) for key, value in header.items()}
+        stored = [arrays.pop(f"param.{i}") for i in range(len(names_of(saved)))] if with_params else None
+    except (KeyError, TypeError, IndexError) as error:
+        raise StateError(f"{name}: {os.fspath(path)} holds no state of {kind} ({str(error)[:40]} is missing)") from None
+    return saved, stored, arrays
 
 
 def load(wrapper: Wrapper, path: str | os.PathLike[str], *, cast: bool) -> None:
     """Read a checkpoint of all levels."""
-    arrays, header = checkpoint.read(path)
-    name, base = type(wrapper).__name__, wrapper.base
-    try:
-        with_params = header.pop("params")
-        saved = _unpacked(header, arrays)
-        names = names_of(saved)
-        stored = [arrays[f"param.{i}"] for i in range(len(names))] if with_params else None
-    except (KeyError, TypeError, IndexError) as error:
-        raise StateError(f"{name}: {os.fspath(path)} holds no state of a wrapper ({error} is missing)") from None
+    base = wrapper.base
+    saved, stored, others = read(wrapper, "a wrapper", path)
     take_over = checked(wrapper, saved, cast=cast)
-    values = state.checked_params(base, stored, names, path)
+    state.require_empty(type(wrapper).__name__, others, path)
+    values = state.checked_params(base, stored, names_of(saved), path)
     take_over()
     for leaf, source in zip(base._leaves, values, strict=False):
         leaf[...] = source
@@ -166,11 +180,11 @@ def _packed(value: Any, path: str, arrays: dict[str, NDArray[Any]]) -> Any:
     return value
 
 
-def _unpacked(value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
+def _unpacked(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
     """Bring arrays back to their places."""
     if isinstance(value, dict):
         if value.keys() == {_ARRAY}:
-            return arrays[value[_ARRAY]]
+            return arrays.pop(value[_ARRAY])
         return {key: _unpacked(each, arrays) for key, each in value.items()}
     if isinstance(value, list):
         return [_unpacked(each, arrays) for each in value]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,12 +19,56 @@ if TYPE_CHECKING:
     from schuss.optimizer import Optimizer
     from schuss.second_order._base import ClosureOptimizer
 
-FORMAT = 1
+_DEPTH_LIMIT = 64  # of a state dict; those of the deepest wrappers have a dozen levels
+_INT_BITS = 4096  # of integers in it; Python prints no more than 4300 digits
+_MESSAGE = 400  # characters of a sentence about a state, which may quote anything
+
+
+def with_control(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """Bring a state from format 1, whose number stayed while hyper-parameters and control were added.
+
+    Control came later, at first with clips that had no names and with fewer schedules. Hyper-parameters that are missing
+    have their defaults, with which their class does what it did before.
+    """
+    if isinstance(groups := state.get("groups"), list) and all(isinstance(group, dict) for group in groups):
+        defaults = {key: each.default for key, each in optimizer.hyperparameters.items()}
+        state = state | {"groups": [defaults | group for group in groups]}
+    nothing = {"skips": [0, 0], "clips": {}, "schedules": []}
+    control = state.get("control", nothing)
+    if isinstance(control, dict) and control.keys() == nothing.keys():
+        clips, schedules = control["clips"], control["schedules"]
+        if isinstance(clips, list):
+            clips = dict(zip(clips_that_learn(optimizer._clipper), [each for each in clips if each], strict=False))
+        if isinstance(schedules, list):
+            schedules = schedules + [{}] * (len(optimizer._groups) + 1 - len(schedules))
+        control = control | {"clips": clips, "schedules": schedules}
+    return state | {"control": control}
+
+
+#: What brings a state to the next format, that of format 1 first. A change of what is in a state appends a function here,
+#: and files of the format before to tests/data.
+MIGRATIONS: tuple[Callable[[Any, dict[str, Any]], dict[str, Any]], ...] = (with_control,)
+FORMAT = 1 + len(MIGRATIONS)
+
+
+@contextlib.contextmanager
+def undisturbed(optimizer: Optimizer, name: str) -> Iterator[None]:
+    """Refuse what was copied in a block during which another thread began a step."""
+    before = optimizer._plan.outcome()["number"]
+    yield
+    optimizer._plan.check_idle()
+    if optimizer._plan.outcome()["number"] != before:
+        raise RuntimeError(f"{name}: another thread stepped while the state was copied; use a lock")
 
 
 def state_dict(optimizer: Optimizer) -> dict[str, Any]:
     """Return a copy of an optimizer's state."""
     optimizer._require_training()
+    with undisturbed(optimizer, type(optimizer).__name__):
+        return _state_dict(optimizer)
+
+
+def _state_dict(optimizer: Optimizer) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "schuss": _core.__version__,
@@ -95,26 +140,87 @@ class Checks:
     """What a load checks of a state dict, for optimizers and wrappers."""
 
     def __init__(self, name: str, state: Mapping[str, Any], cast: bool) -> None:
-        self.name, self.state, self.cast = name, state, cast
+        self.name, self.cast = name, cast
+        if not isinstance(state, Mapping):
+            raise TypeError(f"{name}: state must be a dict from state_dict(), got {type(state).__name__}")
+        self.state: dict[str, Any] = self.plain(state, "state", 0)
 
     def fail(self, sentence: str) -> StateError:
         """Return the error, which names the class."""
+        sentence = " ".join(sentence.splitlines())
+        if len(sentence) > _MESSAGE:
+            sentence = f"{sentence[: _MESSAGE - 100]} ... {sentence[-90:]}"
         return StateError(f"{self.name}: {sentence}")
 
-    def require_entries(self, entries: Collection[str], newest: int) -> None:
-        """Refuse what is no dict of these entries, in a format up to the newest that is known here."""
+    def plain(self, value: Any, where: str, depth: int, *, foreign: bool = False) -> Any:
+        """Return a copy whose dicts, lists and values are Python's own, and arrays NumPy's: nothing else is asked anything.
+
+        States of schedules may be foreign: what a caller's own schedule keeps.
+        """
+        kind = type(value)
+        if kind in (str, float, bool, type(None)) or (kind is int and value.bit_length() <= _INT_BITS):
+            return value
+        if issubclass(kind, np.generic):
+            return value
+        if issubclass(kind, np.ndarray) and not issubclass(kind, np.ma.MaskedArray):
+            return value.view(np.ndarray)
+        if depth > _DEPTH_LIMIT:
+            raise self.fail(f"the {where} is nested deeper than {_DEPTH_LIMIT} levels; pass a dict from state_dict()")
+        if issubclass(kind, list | tuple):
+            items = list.__iter__(value) if issubclass(kind, list) else tuple.__iter__(value)
+            return [self.plain(each, f"{where}[{i}]", depth + 1, foreign=foreign) for i, each in enumerate(items)]
+        if issubclass(kind, Mapping):
+            copied = {}
+            for key, each in dict.items(value) if issubclass(kind, dict) else self.items(value, where):
+                if type(key) not in (str, int, float, bool, type(None)):
+                    raise self.fail(f"the {where} has a {type(key).__name__} as a key; pass a dict from state_dict()")
+                inside = f"{where}[{key!r:.40}]"
+                copied[key] = self.plain(each, inside, depth + 1, foreign=foreign or key == "schedules")
+            return copied
+        if foreign:
+            return value
+        raise self.fail(f"the {where} is of type {kind.__name__}; pass a dict from state_dict()")
+
+    def items(self, value: Mapping[Any, Any], where: str) -> list[tuple[Any, Any]]:
+        """Return the items of what only behaves like a dict."""
+        try:
+            return list(dict(value).items())
+        except Exception as error:
+            raise self.fail(f"the {where} cannot be read ({error!r:.100}); pass a dict from state_dict()") from error
+
+    def check_class(self) -> None:
+        """Refuse the state of another class, whose entries would be strange."""
+        theirs = self.state.get("optimizer", self.name)
+        if type(theirs) is not str or theirs != self.name:
+            raise self.fail(f"the state is of {theirs!s:.40}; load it into an optimizer of that class")
+
+    def check_format(
+        self, target: Any = None, migrations: Sequence[Callable[[Any, dict[str, Any]], dict[str, Any]]] = ()
+    ) -> None:
+        """Bring the state to the present format, or refuse one that is newer."""
+        newest = 1 + len(migrations)
+        number = self.state.get("format", newest)  # that there is none, is for the check of keys to say
+        if type(number) is not int or number < 1:
+            raise self.fail(
+                f"the state has format {number!r:.40}, which there is none of; pass a dict from state_dict()"
+            )
+        if number > newest:
+            older = " and older" if migrations else ""
+            raise self.fail(
+                f"the state has format {number!r:.40}, but this version reads format {newest}{older}; update schuss"
+            )
+        for migrate in migrations[number - 1 :]:
+            self.state = migrate(target, self.state)
+        if number != newest:
+            self.state["format"] = newest
+
+    def require_entries(self, entries: Collection[str]) -> None:
+        """Refuse a state of other entries."""
         what, got = "pass a dict from state_dict()", set(self.state)
         if missing := sorted(set(entries) - got):
             raise self.fail(f"the state has no {', '.join(missing)}; {what}")
         if unknown := sorted(map(str, got - set(entries))):
             raise self.fail(f"the state has unknown entries {', '.join(unknown)}; {what}")
-        found = self.state["format"]
-        if type(found) is not int or found < 1:
-            raise self.fail(f"the state has format {found!r:.40}, which there is none of; {what}")
-        if found > newest:
-            raise self.fail(
-                f"the state has format {found!r:.40}, but this version reads format {newest}; update schuss"
-            )
 
     def require_mapping(self, what: str, got: Any) -> None:
         """Refuse a part of the state that is no dict."""
@@ -148,11 +254,17 @@ class Checks:
                 raise self.fail(f"{what} has {there} in the state, but {here} here; make the optimizer as it was saved")
             if target is None:
                 continue
-            source = np.asarray(sources[order[i]])
+            source = self.array(what, sources[order[i]])
             if source.shape != target.shape:
                 raise self.fail(f"{what} has shape {source.shape} in the state, but {target.shape} here")
             writes.append((target, self.converted(what, source, target.dtype)))
         return writes
+
+    def array(self, what: str, value: Any) -> NDArray[Any]:
+        """Return what must be an array; from lists, NumPy would make arrays larger than they are."""
+        if not isinstance(value, np.ndarray | np.generic):
+            raise self.fail(f"{what} must be an array in the state, got {type(value).__name__}")
+        return np.asarray(value)
 
     def converted(self, what: str, source: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
         """Return an array in the dtype that it has here."""
@@ -212,16 +324,15 @@ class _Loader(Checks):
 
     def check_header(self) -> None:
         state = self.state
-        if not isinstance(state, Mapping):
-            raise TypeError(f"{self.name}: state must be a dict from state_dict(), got {type(state).__name__}")
         keys = {"format", "schuss", "optimizer", "t", "counts", "names", "groups", "slots", "scalars", "control"}
         if isinstance(outer := state.get("wrapper"), str):
             raise self.fail(f"the state {of_wrapper(outer)}")
-        self.require_entries(keys, FORMAT)
-        if not isinstance(state["optimizer"], str) or state["optimizer"] != self.name:
-            raise self.fail(f"the state is of {state['optimizer']!s:.40}; load it into an optimizer of that class")
+        self.check_class()
+        self.check_format(self.optimizer, MIGRATIONS)
+        state = self.state
+        self.require_entries(keys)
         for key, kind in {"names": str, "groups": Mapping}.items():
-            if not isinstance(state[key], list | tuple) or not all(isinstance(each, kind) for each in state[key]):
+            if not isinstance(state[key], list) or not all(isinstance(each, kind) for each in state[key]):
                 raise self.fail(f"the state's {key} are not valid; pass a dict from state_dict()")
 
     def order_of_tensors(self) -> list[int]:
@@ -232,7 +343,18 @@ class _Loader(Checks):
             parts = [f"has no params{', params'.join(missing)}"] if missing else []
             parts += [f"has params{', params'.join(unknown)} besides"] if unknown else []
             raise self.fail(f"the state {' and '.join(parts)}; load it over the parameters it was saved from")
-        return [theirs.index(path) for path in ours]
+        return positions(theirs, ours)
+
+    def slots_of_file(self) -> tuple[list[str], list[str]]:
+        """Return the names of the slots in a file, which are ours: a hostile file could name many, for many tensors."""
+        found = []
+        for key, expected in (("slots", self.optimizer._element_slots), ("scalars", self.optimizer._scalar_slots)):
+            names = self.state[key]
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise self.fail(f"the state's {key} are not valid; pass a dict from state_dict()")
+            self.require_keys(key, [name for name in expected if name], dict.fromkeys(names))
+            found.append(names)
+        return found[0], found[1]
 
     def groups(self) -> list[dict[str, Any]]:
         groups = self.state["groups"]
@@ -286,7 +408,11 @@ class _Loader(Checks):
         optimizer, control = self.optimizer, self.state["control"]
         self.require_keys("control", ("skips", "clips", "schedules"), control)
         skips = control["skips"]
-        if not (isinstance(skips, list | tuple) and len(skips) == 2 and all(type(n) is int and n >= 0 for n in skips)):
+        if not (
+            isinstance(skips, list | tuple)
+            and len(skips) == 2
+            and all(type(n) is int and 0 <= n < 2**62 for n in skips)
+        ):
             raise self.fail("the state's counts of skipped steps are not valid; there must be two whole numbers")
         clipper, learnt = optimizer._new_clipper(), control["clips"]
         if not isinstance(learnt, Mapping) or not all(isinstance(each, Mapping) for each in learnt.values()):
@@ -298,7 +424,7 @@ class _Loader(Checks):
             for key, array in ours.items():
                 try:
                     source = np.array(learnt[name][key], np.float64)
-                except (TypeError, ValueError):
+                except (TypeError, ValueError, OverflowError):
                     source = np.zeros(0)
                 if source.shape != array.shape or np.isnan(source).any():
                     raise self.fail(
@@ -345,7 +471,7 @@ class _Loader(Checks):
             rows = np.concatenate([np.arange(starts[their], starts[their + 1]) for their in order])
         writes = []
         for j, name in enumerate(optimizer._scalar_slots):
-            source = np.asarray(self.state["scalars"][name])
+            source = self.array(f"slot {name}", self.state["scalars"][name])
             if source.shape != rows.shape:
                 raise self.fail(f"slot {name} has shape {source.shape} in the state, but {rows.shape} here")
             writes.append(
@@ -354,18 +480,30 @@ class _Loader(Checks):
         return writes
 
 
+def positions(theirs: Sequence[str], ours: Sequence[str]) -> list[int]:
+    """Return where in the state each of our tensors is."""
+    where = {name: i for i, name in enumerate(theirs)}
+    return [where[name] for name in ours]
+
+
 def save(optimizer: Optimizer, path: str | os.PathLike[str], *, params: bool) -> None:
     """Write a checkpoint."""
-    state = state_dict(optimizer)
     arrays: dict[str, NDArray[Any]] = {}
+    with undisturbed(optimizer, type(optimizer).__name__):
+        state = state_dict(optimizer)
+        if params:
+            arrays |= copies_of(optimizer._leaves)
     for name, slot in state["slots"].items():
         arrays |= {f"slot.{name}.{i}": array for i, array in enumerate(slot) if array is not None}
     arrays |= {f"scalar.{name}": values for name, values in state["scalars"].items()}
-    if params:
-        arrays |= {f"param.{i}": leaf for i, leaf in enumerate(optimizer._leaves)}
     header = {key: value for key, value in state.items() if key not in ("slots", "scalars")}
     header |= {"slots": list(state["slots"]), "scalars": list(state["scalars"]), "params": params}
     checkpoint.write(path, arrays, header)
+
+
+def copies_of(leaves: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return the parameters of a file. They may change while it is written, but must not in the file."""
+    return {f"param.{i}": leaf.copy(order="A") for i, leaf in enumerate(leaves)}
 
 
 def of_wrapper(outer: str) -> str:
@@ -381,21 +519,30 @@ def load(optimizer: Optimizer, path: str | os.PathLike[str], *, cast: bool) -> N
         raise StateError(f"{name}: {os.fspath(path)} {of_wrapper(outer)}")
     try:
         with_params = header.pop("params")
-        count = len(header["names"])
-        state = header | {
-            "slots": {slot: [arrays.pop(f"slot.{slot}.{i}", None) for i in range(count)] for slot in header["slots"]},
-            "scalars": {slot: arrays.pop(f"scalar.{slot}") for slot in header["scalars"]},
+        loader = _Loader(optimizer, header, cast)
+        loader.check_header()
+        loader.order_of_tensors()
+        names, (slots, scalars) = header["names"], loader.slots_of_file()
+        state = loader.state | {
+            "slots": {slot: [arrays.pop(f"slot.{slot}.{i}", None) for i in range(len(names))] for slot in slots},
+            "scalars": {slot: arrays.pop(f"scalar.{slot}") for slot in scalars},
         }
-        stored = [arrays.pop(f"param.{i}") for i in range(count)] if with_params else None
-    except (KeyError, TypeError) as error:
+        stored = [arrays.pop(f"param.{i}") for i in range(len(names))] if with_params else None
+    except KeyError as error:
         raise StateError(f"{name}: {os.fspath(path)} holds no optimizer state ({error} is missing)") from None
-    loader = _Loader(optimizer, state, cast)
-    loader.check_header()
-    loader.order_of_tensors()
-    values = checked_params(optimizer, stored, header["names"], path)
+    require_empty(name, arrays, path)
+    values = checked_params(optimizer, stored, names, path)
     checked(optimizer, state, cast=cast)()
     for leaf, source in zip(optimizer._leaves, values, strict=False):
         leaf[...] = source
+
+
+def require_empty(name: str, arrays: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Refuse arrays of a file that are nothing of the state."""
+    if arrays:
+        raise StateError(
+            f"{name}: {os.fspath(path)} has an unknown array {min(arrays)!r:.40}; load it with the version that saved it"
+        )
 
 
 def checked_params(
@@ -405,9 +552,12 @@ def checked_params(
     path: str | os.PathLike[str],
 ) -> list[NDArray[Any]]:
     """Return what a checkpoint's parameters are for each of the optimizer's, none where it holds none."""
+    if stored is None:
+        return []
     name, values = type(optimizer).__name__, []
-    for where, leaf in zip(optimizer._paths, optimizer._leaves, strict=True) if stored is not None else ():
-        source = stored[names.index(where)]  # type: ignore[index]
+    order = positions(names, optimizer._paths)
+    for where, leaf, i in zip(optimizer._paths, optimizer._leaves, order, strict=True):
+        source = stored[i]
         if source.shape != leaf.shape or source.dtype != leaf.dtype:
             raise StateError(
                 f"{name}: params{where} is {source.dtype} {source.shape} in {os.fspath(path)}, but "

@@ -334,7 +334,7 @@ class Wrapper(Declared):
         params : bool
             Write the parameters as well.
         """
-        nested.save(self, path, params=params)
+        nested.save(self, self.base, path, params=params)
 
     def load(self, path: str | os.PathLike[str], *, cast: bool = False) -> None:
         """Read a checkpoint of `save`; parameters too, in place, if the file holds them.

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from schuss import _core, checkpoint, memory, nested, trees
+from schuss import _core, memory, nested, trees
 from schuss.arguments import Declared
 from schuss.hyperparameters import Domain, as_float
-from schuss.optimizer import Group, StateError, _option
+from schuss.optimizer import Group, _option
 from schuss.passes.average import Average
-from schuss.state import Checks, checked_params, of_wrapper
+from schuss.state import Checks, checked_params, of_wrapper, positions, require_empty
 
 FORMAT = 1
 
@@ -514,17 +514,17 @@ class ClosureOptimizer(Declared):
     def _accepted(self, state: Mapping[str, Any], *, cast: bool) -> Callable[[], None]:
         """Check a state dict, and return what takes it over, which cannot fail any more."""
         checks = Checks(type(self).__name__, state, cast)
-        if not isinstance(state, Mapping):
-            raise TypeError(f"{checks.name}: state must be a dict from state_dict(), got {type(state).__name__}")
-        if isinstance(outer := state.get("wrapper"), str):
+        if isinstance(outer := checks.state.get("wrapper"), str):
             raise checks.fail(f"the state {of_wrapper(outer)}")
-        if (theirs := state.get("optimizer", checks.name)) != checks.name:
-            raise checks.fail(f"the state is of {theirs!s:.40}; load it into an optimizer of that class")
-        checks.require_entries(("format", "schuss", "optimizer", "names", "arguments", "numbers", "slots"), FORMAT)
+        checks.check_class()
+        checks.check_format()
+        state = checks.state
+        checks.require_entries(("format", "schuss", "optimizer", "names", "arguments", "numbers", "slots"))
         names = state["names"]
-        if not isinstance(names, list | tuple) or sorted(map(str, names)) != sorted(self._paths):
+        known = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        if not known or sorted(names) != sorted(self._paths):
             raise checks.fail("the state has other params; load it over the parameters it was saved from")
-        order = [list(names).index(path) for path in self._paths]
+        order = positions(names, self._paths)
         for part, expected in {
             "arguments": self.arguments,
             "numbers": self._numbers,
@@ -558,8 +558,15 @@ class ClosureOptimizer(Declared):
 
     def _joined(self, checks: Checks, name: str, sources: Any, order: Sequence[int]) -> NDArray[Any]:
         """Return a slot's arrays of all tensors as one; the number of rows is that of the state."""
-        first = np.asarray(sources[0]) if isinstance(sources, list | tuple) and sources else np.zeros(0)
-        lead = first.shape[:1] if self._kept()[name].ndim > 1 else ()
+        lead: tuple[int, ...] = ()
+        if self._kept()[name].ndim > 1:
+            given = [each for each in sources if isinstance(each, np.ndarray)] if isinstance(sources, list) else []
+            lead = given[0].shape[:1] if given else (0,)
+            if lead and lead[0] * self._size > sum(each.size for each in given):
+                raise checks.fail(
+                    f"slot {name} of the state has not {lead[0]} rows for each of the params; "
+                    "load it over the parameters it was saved from"
+                )
         joined = self._zeros(*lead)
         for target, source in checks.arrays_of_slot(name, sources, self._split(joined), order, self._paths):
             target[...] = source
@@ -575,11 +582,7 @@ class ClosureOptimizer(Declared):
         params : bool
             Write the parameters as well.
         """
-        arrays: dict[str, NDArray[Any]] = {}
-        header = nested._packed(self.state_dict(), "", arrays)
-        if params:
-            arrays |= {f"param.{i}": leaf for i, leaf in enumerate(self._leaves)}
-        checkpoint.write(path, arrays, header | {"params": params})
+        nested.save(self, self._outbox, path, params=params)
 
     def load(self, path: str | os.PathLike[str], *, cast: bool = False) -> None:
         """Read a checkpoint of `save`; parameters too, in place, if the file holds them.
@@ -591,16 +594,10 @@ class ClosureOptimizer(Declared):
         StateError
             If it does not fit this optimizer; nothing was changed.
         """
-        arrays, header = checkpoint.read(path)
-        name = type(self).__name__
-        try:
-            with_params = header.pop("params")
-            state = nested._unpacked(header, arrays)
-            stored = [arrays[f"param.{i}"] for i in range(len(state["names"]))] if with_params else None
-        except (KeyError, TypeError) as error:
-            raise StateError(f"{name}: {os.fspath(path)} holds no optimizer state ({error} is missing)") from None
+        state, stored, others = nested.read(self, "an optimizer", path)
         with self._alone():
             take_over = self._accepted(state, cast=cast)
+            require_empty(type(self).__name__, others, path)
             values = checked_params(self, stored, state["names"], path)
             take_over()
             for leaf, source in zip(self._leaves, values, strict=False):
