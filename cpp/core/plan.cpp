@@ -167,13 +167,14 @@ void Plan::append(Run& run, const Cut& cut, Index tensor, Index begin, Index end
 /// Shares the chunks of the active tensors out, unless the step before had the same ones.
 void Plan::select(const Options& options) {
     if (options.by_rows && by_row_.count == 0) {
-        static_cast<Units&>(by_row_) = units(true);
-        by_row_.cut = cut(by_row_);
+        Survey by_row;
+        static_cast<Units&>(by_row) = units(true);
+        by_row.cut = cut(by_row);
+        by_row_ = std::move(by_row);
         selected_.clear();
     }
     if (selected_ == active_ && selected_threads_ == threads_allowed(options)) return;
-    selected_ = active_;
-    selected_threads_ = threads_allowed(options);
+    selected_.clear();  // where an allocation fails, half a choice must not pass for a whole one in the next step
 
     cut_tiles();
     Index elements = 0;
@@ -209,6 +210,8 @@ void Plan::select(const Options& options) {
             }
         }
     }
+    selected_threads_ = threads_allowed(options);
+    selected_ = active_;
 }
 
 const Compiled& Plan::rule() const {
@@ -433,7 +436,11 @@ Outcome Plan::measure(const Options& options) {
     const Survey& of = survey(options);
     Outcome outcome;
     outcome.measured = true;
-    const bool prepares = std::exchange(stage_.prepares, false);  // a limit would hide infinity
+    const struct Restored {
+        bool& flag;
+        bool value;
+        ~Restored() { flag = value; }
+    } prepares{stage_.prepares, std::exchange(stage_.prepares, false)};  // a limit would hide infinity
     scale_ = 1;
     squares_ = norms(options, Norm::squares, 2, scale_, false);
     double sum = total(of, squares_);
@@ -443,7 +450,6 @@ Outcome Plan::measure(const Options& options) {
         squares_ = norms(options, Norm::squares, 2, scale_, false);
         sum = total(of, squares_);
     }
-    stage_.prepares = prepares;
     scale_ /= std::abs(stage_.prescale);
     outcome.norm = std::sqrt(sum) / scale_;
     const bool given_finite = std::all_of(given_.begin(), given_.end(), [](double x) { return std::isfinite(x); });
@@ -497,7 +503,7 @@ void Plan::step(const Options& options) {
     const auto job = [&](const Run& run, int sweep, int is_double) {
         const void* const typed = is_double ? static_cast<const void*>(&stages.float64) : &stages.float32;
         return Job{tensor_.data(),   run.chunk.data(), typed, sizes_.data(), sums_.data(),
-                   partials_.data(), scalars_,         sweep, nullptr};
+                   partials_.data(), scalars_,         sweep, nullptr,       0};
     };
     for (const Run& run : shared_) {
         int sums_before = 0;
@@ -524,7 +530,7 @@ void Plan::step(const Options& options) {
     for (std::size_t i = 0; i < bound_.size(); ++i) {
         if (!active_[i]) continue;
         const int is_double = computes_in_double(bound_[i]);
-        const bool commits = compiled.scalars > 0 && (compiled.scope != Scope::all || first);
+        const bool commits = compiled.scalars > 0 && unit_.of[i] > 0 && (compiled.scope != Scope::all || first);
         if (commits)
             compiled.commit[is_double](job(own_, 0, is_double), *tensor_[i].call, unit_.first[i],
                                        unit_.first[i] + unit_.of[i]);
@@ -558,8 +564,8 @@ void Plan::set_matrix(Index tensor, bool matrix, Index rows, Index columns) {
 void Plan::cut_tiles() {
     if (!rule().pass[0]) return;
     if (tiles_of_.empty()) {
-        tiles_of_.resize(bound_.size());
-        row_partials_ = column_partials_ = 0;
+        std::vector<std::vector<Tile>> tiles(bound_.size());
+        Index row_partials = 0, column_partials = 0;
         for (std::size_t i = 0; i < bound_.size(); ++i) {
             const Tensor& tensor = tensor_[i];
             const Index width = std::min(tensor.columns, chunk_size), across = (tensor.columns + width - 1) / width;
@@ -569,14 +575,17 @@ void Plan::cut_tiles() {
                 const Index end = std::min(row + height, (row / tensor.matrix_rows + 1) * tensor.matrix_rows);
                 for (Index k = 0; k < across; ++k) {
                     const Index columns = std::min(width, tensor.columns - k * width);
-                    tiles_of_[i].push_back({Index(i), row * tensor.columns + k * width, end - row, columns,
-                                            row_partials_ + row * across + k, across, column_partials_});
-                    column_partials_ += columns;
+                    tiles[i].push_back({Index(i), row * tensor.columns + k * width, end - row, columns,
+                                        row_partials + row * across + k, across, column_partials});
+                    column_partials += columns;
                 }
                 row = end;
             }
-            row_partials_ += all_rows * across;
+            row_partials += all_rows * across;
         }
+        tiles_of_ = std::move(tiles);
+        row_partials_ = row_partials;
+        column_partials_ = column_partials;
     }
     tile_.clear();
     tile_before_.assign(1, 0);

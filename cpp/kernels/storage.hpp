@@ -26,11 +26,13 @@ inline float widen(BFloat x) {
 }
 
 inline float widen(Half x) {
-    // Shift exponent and mantissa into a float's place; a product with 2^112 corrects the exponent's bias and makes
-    // subnormals exact. Infinity and NaN (exponent 31) get the float's largest exponent instead.
+    // Shift exponent and mantissa into a float's place and correct the exponent's bias. Subnormals are read as the
+    // fraction of a number in [2^-14, 2^-13) that 2^-14 is taken from again: no float of this is subnormal, which the
+    // processor may have been told to take for 0. Infinity and NaN (exponent 31) get the float's largest exponent.
     const std::uint32_t sign = std::uint32_t(x.bits & 0x8000u) << 16, rest = std::uint32_t(x.bits & 0x7fffu) << 13;
-    const std::uint32_t finite = std::bit_cast<std::uint32_t>(std::bit_cast<float>(rest) * 0x1p112f);
-    const std::uint32_t special = rest | 0x7f800000u;
+    const std::uint32_t normal = rest + 0x38000000u, special = rest | 0x7f800000u;
+    const std::uint32_t tiny = std::bit_cast<std::uint32_t>(std::bit_cast<float>(rest + 0x38800000u) - 0x1p-14f);
+    const std::uint32_t finite = rest < 0x00800000u ? tiny : normal;
     return std::bit_cast<float>(sign | (rest >= 0x0f800000u ? special : finite));
 }
 

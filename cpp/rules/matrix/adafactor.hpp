@@ -14,7 +14,7 @@ struct adafactor {
     static constexpr Names flags{"momentum", "matrix"};
     static constexpr Names hyper{"lr", "beta2_decay", "eps1", "weight_decay", "momentum"};
     static constexpr Names rows{"row"};
-    static constexpr Names columns{"column"};
+    static constexpr Names columns{matrix ? "column" : absent};
     static constexpr Names numbers{"step"};
     static constexpr Names state{matrix ? absent : "v", momentum_ ? "m" : absent};
 

@@ -15,7 +15,7 @@ struct came {
     static constexpr Names flags{"matrix"};
     static constexpr Names hyper{"lr", "beta1", "beta2", "eps1", "weight_decay"};
     static constexpr Names rows{"row", "row_distance"};
-    static constexpr Names columns{"column", "column_distance"};
+    static constexpr Names columns{matrix ? "column" : absent, matrix ? "column_distance" : absent};
     static constexpr Names numbers{"scale"};
     static constexpr Names state{"m", matrix ? absent : "v"};
 

@@ -15,7 +15,7 @@ struct muon {
     static constexpr Names flags{"nesterov", "matrix"};
     static constexpr Names hyper{"lr",          "momentum",    "weight_decay", "adamw_lr_ratio",
                                  "adamw_beta1", "adamw_beta2", "adamw_eps"};
-    static constexpr Names work{"u"};
+    static constexpr Names work{matrix ? "u" : absent};
     static constexpr Names numbers{"scale"};
     static constexpr Names state{"m", matrix ? absent : "v"};
 

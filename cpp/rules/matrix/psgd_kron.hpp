@@ -15,7 +15,7 @@ struct psgd_kron {
     static constexpr Names flags{"matrix"};
     static constexpr Names hyper{"lr", "beta1", "weight_decay", "seed", "adamw_lr_ratio", "adamw_beta2", "adamw_eps"};
     static constexpr Names draws{"noise"};
-    static constexpr Names work{"u", "probe"};
+    static constexpr Names work{matrix ? "u" : absent, matrix ? "probe" : absent};
     static constexpr Names numbers{"scale", "decays"};
     static constexpr Names state{"m", matrix ? absent : "v"};
 

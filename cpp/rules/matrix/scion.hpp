@@ -14,7 +14,7 @@ template <bool constrained, bool matrix>
 struct scion {
     static constexpr Names flags{"constrained", "matrix"};
     static constexpr Names hyper{"lr", "momentum", "scale"};
-    static constexpr Names work{"u"};
+    static constexpr Names work{matrix ? "u" : absent};
     static constexpr Names numbers{"factor"};
     static constexpr Names state{"m"};
 

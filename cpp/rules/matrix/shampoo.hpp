@@ -15,7 +15,9 @@ struct shampoo {
     static constexpr Names flags{"graft_beta2", "matrix"};
     static constexpr Names hyper{
         "lr", "beta1", "beta3", "weight_decay", "graft_beta2", "graft_eps", "graft_bias_correction", "bias_correction"};
-    static constexpr Names work = graft_beta2_ ? Names{"g", "u", "d"} : Names{"g", "u"};
+    static constexpr Names work = graft_beta2_
+                                      ? Names{matrix ? "g" : absent, matrix ? "u" : absent, matrix ? "d" : absent}
+                                      : Names{matrix ? "g" : absent, matrix ? "u" : absent};
     static constexpr Names state{"m", graft_beta2_ ? "v" : absent};
 
     template <class T>

@@ -14,7 +14,7 @@ struct sm3 {
     static constexpr Names flags{"momentum", "matrix"};
     static constexpr Names hyper{"lr", "momentum", "beta2", "eps"};
     static constexpr Names rows{"row"};
-    static constexpr Names columns{"column"};
+    static constexpr Names columns{matrix ? "column" : absent};
     static constexpr Names state{matrix ? absent : "v", momentum_ ? "m" : absent};
 
     template <class T>

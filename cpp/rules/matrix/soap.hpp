@@ -14,7 +14,7 @@ template <bool matrix>
 struct soap {
     static constexpr Names flags{"matrix"};
     static constexpr Names hyper{"lr", "beta1", "beta2", "eps", "weight_decay", "bias_correction"};
-    static constexpr Names work{"g", "u"};
+    static constexpr Names work{matrix ? "g" : absent, matrix ? "u" : absent};
     static constexpr Names state{"m", "v"};
 
     template <class T>
