@@ -1,190 +1,25 @@
-"""Threads, forks, signals, the environment, and the interpreter's beginning and end."""
+"""Forks, signals, the environment, and the interpreter's beginning and end."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import os
-import pickle
 import signal
 import subprocess
 import sys
 import textwrap
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import pytest
+from interpreters import LARGE, SETTINGS, STRICT, output, python
 from support import CLASSES, VARIANTS, inputs_for, snapshot
 
 import schuss
 
 Optimizer = schuss.Optimizer
-SETTINGS = ("SCHUSS_ISA", "SCHUSS_NUM_THREADS", "OMP_NUM_THREADS")
-LARGE = 300_000  # elements, which take long enough for a step to release the GIL and to use threads
-
-
-def python(
-    code: str, *arguments: object, flags: tuple[str, ...] = (), **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Run a script in a fresh interpreter, which may import what the tests do, and give it a minute."""
-    clean = {key: value for key, value in os.environ.items() if key not in SETTINGS}
-    clean["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), clean.get("PYTHONPATH", "")])
-    command = [sys.executable, *flags, "-c", textwrap.dedent(code), *map(str, arguments)]
-    return subprocess.run(command, env=clean | environment, capture_output=True, text=True, timeout=60, check=False)
-
-
-def output(code: str, *arguments: object, flags: tuple[str, ...] = (), **environment: str) -> str:
-    """Run a script that must succeed and be silent on the error stream, and return what it prints."""
-    done = python(code, *arguments, flags=flags, **environment)
-    assert (done.stderr, done.returncode) == ("", 0)
-    return done.stdout
-
-
-# ---- threads
-
-BUSY = "SGD: another thread is inside this optimizer; give each thread its own, or use a lock"
-
-
-class Door:
-    """A key of a dict whose reading, which is part of a step, waits until it is let through."""
-
-    def __init__(self) -> None:
-        self.guarded = False
-        self.reached, self.open = threading.Event(), threading.Event()
-
-    def __hash__(self) -> int:
-        if self.guarded:
-            self.guarded = False
-            self.reached.set()
-            assert self.open.wait(30)
-        return 7
-
-
-def assign(optimizer: Any) -> None:
-    optimizer.lr = 0.5
-
-
-def assign_in_view(optimizer: Any) -> None:
-    optimizer.groups[0]["lr"] = 0.5
-
-
-INTRUSIONS: dict[str, Callable[[Any], Any]] = {
-    "step": lambda optimizer: optimizer.step([{}]),
-    "assignment": assign,
-    "assignment in a view": assign_in_view,
-    "state_dict": lambda optimizer: optimizer.state_dict(),
-    "load_state_dict": lambda optimizer: optimizer.load_state_dict({}),
-    "save": lambda optimizer: optimizer.save("never.npz"),
-    "reset": lambda optimizer: optimizer.reset(),
-    "rebind": lambda optimizer: optimizer.rebind(optimizer.params),
-    "add": lambda optimizer: optimizer.add(schuss.Group(np.ones(2))),
-    "deepcopy": copy.deepcopy,
-    "pickle": pickle.dumps,
-    "check": lambda optimizer: optimizer.check([{}]),
-}
-
-
-def test_one_thread_at_a_time() -> None:
-    """While a thread is inside a step, no other may step, read or change the optimizer as a whole."""
-    door = Door()
-    optimizer = schuss.SGD([schuss.Group({door: np.ones(3)})], lr=1.0, momentum=0.5)
-    grads = [{door: np.ones(3)}]
-    door.guarded = True
-    thread = threading.Thread(target=optimizer.step, args=(grads,))
-    thread.start()
-    try:
-        assert door.reached.wait(30)
-        for intrusion in INTRUSIONS.values():
-            with pytest.raises(RuntimeError) as caught:
-                intrusion(optimizer)
-            assert str(caught.value) == BUSY
-    finally:
-        door.open.set()
-        thread.join(30)
-    assert (optimizer.t, optimizer.lr, len(optimizer.groups)) == (1, 1.0, 1)
-    (values,) = optimizer._leaves
-    assert (values == 0).all()
-    optimizer.step(grads)
-    assert optimizer.t == 2
-
-
-def test_a_step_from_inside_a_step() -> None:
-    class Recursive:
-        """A key whose reading steps the optimizer again."""
-
-        armed = False
-
-        def __hash__(self) -> int:
-            if self.armed:
-                self.armed = False
-                optimizer.step(grads)
-            return 7
-
-    key = Recursive()
-    grads = {key: np.ones(3)}
-    optimizer = schuss.SGD({key: np.ones(3)}, lr=1.0)
-    key.armed = True
-    before = snapshot(optimizer)
-    with pytest.raises(RuntimeError) as caught:
-        optimizer.step(grads)
-    assert str(caught.value) == BUSY
-    assert snapshot(optimizer) == before
-    optimizer.step(grads)
-    assert optimizer.t == 1
-
-
-def test_racing_threads_never_mix() -> None:
-    """Steps that are let in are whole; the others are refused."""
-    grads = np.full(LARGE, 0.5, np.float32)
-    optimizer, twin = (schuss.Adam(np.ones(LARGE, np.float32), threads=2) for _ in range(2))
-    refused: list[str] = []
-
-    def race() -> None:
-        for _ in range(20):
-            try:
-                optimizer.step(grads)
-            except RuntimeError as error:
-                refused.append(str(error))
-                time.sleep(0.0002)
-
-    threads = [threading.Thread(target=race) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert set(refused) <= {BUSY.replace("SGD", "Adam")}
-    assert optimizer.t == 60 - len(refused)
-    for _ in range(optimizer.t):
-        twin.step(grads)
-    assert snapshot(optimizer) == snapshot(twin)
-
-
-def test_two_optimizers_in_two_threads(rng: np.random.Generator) -> None:
-    """There is no state that optimizers share."""
-    grads = rng.standard_normal(LARGE).astype(np.float32)
-    start = rng.standard_normal(LARGE).astype(np.float32)
-    chosen = [schuss.AdamW, schuss.LAMB, schuss.Prodigy]
-
-    def run(optimizer: Optimizer) -> None:
-        for _ in range(5):
-            optimizer.step(grads)
-
-    alone = [cls(start.copy(), threads=2, clip=schuss.ClipNorm(1.0)) for cls in chosen]
-    together = copy.deepcopy(alone)
-    for optimizer in alone:
-        run(optimizer)
-    threads = [threading.Thread(target=run, args=(optimizer,)) for optimizer in together]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert [snapshot(optimizer) for optimizer in together] == [snapshot(optimizer) for optimizer in alone]
-
 
 # ---- forks
 
@@ -278,8 +113,6 @@ def test_an_interrupt_leaves_a_whole_step_done() -> None:
 
 
 # ---- the beginning and the end of a process
-
-STRICT = ("-X", "dev", "-W", "error")
 
 
 def test_the_import_is_silent_and_small() -> None:

@@ -1,4 +1,5 @@
-/// Work without the GIL, and the interpreter's end, which waits for it (docs/decisions/0006-interpreter-exit.md).
+/// Work without the GIL, and what waits for it: the interpreter's end (docs/decisions/0006-interpreter-exit.md) and
+/// forks (docs/decisions/0018-threads.md).
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -16,6 +17,12 @@ namespace schuss {
 
 namespace py = pybind11;
 
+#ifdef Py_GIL_DISABLED
+constexpr bool has_no_gil = true;
+#else
+constexpr bool has_no_gil = false;
+#endif
+
 /// The largest step whose memory traffic is done before another Python thread could take the GIL and give it back.
 constexpr std::int64_t short_step = 16384;
 
@@ -23,7 +30,7 @@ constexpr std::int64_t short_step = 16384;
 // unwinding it through our frames aborts the process. So the end waits for steps without the GIL, and no further one
 // begins.
 inline std::atomic<int> steps_without_gil{0};
-inline bool exiting = false;  ///< guarded by the GIL
+inline std::atomic<bool> exiting{false};
 
 /// Counts a step; made and destroyed with the GIL held.
 struct Running {
@@ -33,8 +40,38 @@ struct Running {
     Running& operator=(const Running&) = delete;
 };
 
+// A fork in the middle of such work would leave the child with arrays half written, and nobody to finish them. Whoever
+// waits for the other here does so without the GIL.
+inline std::atomic<int> works_without_gil{0};
+inline std::atomic<int> forks_under_way{0};
+
+/// Waits for forks, and lets forks wait.
+struct Working {
+    Working() {
+        while (++works_without_gil, forks_under_way > 0) {
+            --works_without_gil;
+            while (forks_under_way > 0) std::this_thread::yield();
+        }
+    }
+    ~Working() { --works_without_gil; }
+    Working(const Working&) = delete;
+    Working& operator=(const Working&) = delete;
+};
+
+inline void wait_at_fork() {
+    pthread_atfork(
+        [] {
+            ++forks_under_way;
+            while (works_without_gil > 0) std::this_thread::sleep_for(std::chrono::microseconds(50));
+        },
+        [] { --forks_under_way; },
+        [] {
+            forks_under_way = 0;
+            steps_without_gil = 0;  // their threads stay in the parent
+        });
+}
+
 inline void wait_at_exit() {
-    pthread_atfork(nullptr, nullptr, [] { steps_without_gil = 0; });  // the threads of those steps stay in the parent
     py::module_::import("atexit").attr("register")(py::cpp_function([] {
         exiting = true;
         const py::gil_scoped_release release;
@@ -49,6 +86,7 @@ auto without_gil(std::int64_t elements, const Work& work) {
     if (elements <= short_step || exiting) return work();
     const Running running;
     const py::gil_scoped_release release;
+    const Working working;
     return work();
 }
 

@@ -7,9 +7,11 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <mutex>
 
 #include "binding/arrays.hpp"
 #include "binding/gil.hpp"
+#include "binding/guard.hpp"
 #include "binding/tools.hpp"
 #include "binding/tree.hpp"
 #include "core/isa.hpp"
@@ -23,11 +25,12 @@ namespace {
 /// A plan bound to Python's arrays: holds them, checks them at every step, and reads gradients from the same nesting.
 class Binding {
 public:
-    Binding(std::string owner, int rule, unsigned flags, const py::object& tree, std::vector<std::string> paths,
-            std::vector<py::object> parameters, std::vector<int> group_of, int groups,
+    Binding(std::string owner, std::shared_ptr<Guard> guard, int rule, unsigned flags, const py::object& tree,
+            std::vector<std::string> paths, std::vector<py::object> parameters, std::vector<int> group_of, int groups,
             const std::vector<std::uint64_t>& streams, const std::vector<std::vector<py::object>>& state,
             const py::array_t<double>& scalars, const py::array_t<std::int64_t>& counts, bool uint16_is_bfloat16)
         : owner_(std::move(owner)),
+          guard_(std::move(guard)),
           tree_(tree),
           paths_(std::move(paths)),
           parameters_(std::move(parameters)),
@@ -40,6 +43,7 @@ public:
         free_.resize(std::size_t(plan_.tensors() * (1 + plan_.rule().operands.inputs)));
         for (Index i = 0; i < plan_.tensors(); ++i)
             all_elements_ += plan_.parameter(i).elements() * (1 + plan_.rule().operands.inputs);
+        always_holds_leaves_ = has_no_gil || all_elements_ > short_step || tree_.runs_code();
         for (Index i = 0; i < plan_.tensors(); ++i)
             if (plan_.rule().scope == Scope::row && plan_.parameter(i).f_order)
                 throw py::buffer_error(who("params", i) +
@@ -48,14 +52,21 @@ public:
     }
 
     int step(const py::handle& gradients, const py::typing::Tuple<py::object, py::ellipsis>& inputs,
-             const std::vector<double>& given, double scale, const py::object& factors, const py::object& work) {
-        const Busy busy(*this);
+             const std::vector<double>& given, double scale) {
+        const Inside inside(*guard_, true);
+        return step_within(gradients, inputs, given, scale, py::none(), py::none());
+    }
+
+    /// The same for a caller who is inside already, as one is with more to do around the step.
+    int step_within(const py::handle& gradients, const py::typing::Tuple<py::object, py::ellipsis>& inputs,
+                    const std::vector<double>& given, double scale, const py::object& factors, const py::object& work) {
+        if (!suspended_.empty()) throw std::runtime_error(owner_ + ": " + suspended_);
         plan_.set_given(given);
         const Index n = plan_.tensors();
         elements_ = 0;
         // Where other code runs before the step ends, it may take the gradients out of their tree.
         const Held held(leaves_held_), work_held(work_held_);
-        holds_leaves_ = !factors.is_none() || !work.is_none() || all_elements_ > short_step;
+        holds_leaves_ = always_holds_leaves_ || !factors.is_none() || !work.is_none();
         scalars_held_.clear();
         for (Index i = 0; i < n; ++i) {
             plan_.set_active(i, true);
@@ -89,9 +100,8 @@ public:
         }
         nonfinite_tensor_ = outcome.nonfinite_tensor;
         if (outcome.status != Outcome::Status::nonfinite) {  // else it stays that of the last step that was done
-            outcome_ = outcome;
-            step_ = steps_before;
-            ++outcomes_;
+            const std::lock_guard lock(outcome_mutex_);
+            outcome_ = {outcome, steps_before, outcome_.number + 1};
         }
         return int(outcome.status);
     }
@@ -149,7 +159,6 @@ public:
     }
 
     void protect(const std::vector<py::array>& arrays) {
-        const Busy busy(*this);
         for (const py::array& array : arrays) {
             held_.push_back(array);
             plan_.protect(static_cast<const std::byte*>(array.data()), Index(array.nbytes()));
@@ -157,12 +166,10 @@ public:
     }
 
     void set_matrix(Index tensor, bool matrix, Index rows, Index columns) {
-        const Busy busy(*this);
         plan_.set_matrix(tensor, matrix, rows, columns);
     }
 
     void set_stage(double limit, bool centred, double spread, std::uint64_t noise_seed, bool cautious, double average) {
-        const Busy busy(*this);
         Stage stage;
         stage.limit = limit;
         stage.centred = centred;
@@ -174,25 +181,17 @@ public:
         plan_.set_stage(stage);
     }
 
-    void set_box(Index tensor, double lower, double upper) {
-        const Busy busy(*this);
-        plan_.set_box(tensor, lower, upper);
-    }
+    void set_box(Index tensor, double lower, double upper) { plan_.set_box(tensor, lower, upper); }
 
-    void set_noise(Index tensor, std::uint64_t stream) {
-        const Busy busy(*this);
-        plan_.set_noise(tensor, stream);
-    }
+    void set_noise(Index tensor, std::uint64_t stream) { plan_.set_noise(tensor, stream); }
 
     void set_decay(Index tensor, bool decays, const py::object& anchor) {
-        const Busy busy(*this);
         held_.push_back(anchor);
         const View view = anchor.is_none() ? View{} : view_of_parameter(anchor.ptr(), false, who("toward", tensor));
         plan_.set_decay(tensor, decays, anchor.is_none() ? nullptr : &view);
     }
 
     void set_averages(const std::vector<py::object>& averages) {
-        const Busy busy(*this);
         averages_ = averages;
         std::vector<View> views;
         for (std::size_t i = 0; i < averages_.size(); ++i)
@@ -200,43 +199,28 @@ public:
         plan_.set_averages(views);
     }
 
-    void set_hyper(int group, const std::vector<double>& values) {
-        const Busy busy(*this);
-        plan_.set_hyper(group, values);
-    }
+    void set_hyper(int group, const std::vector<double>& values) { plan_.set_hyper(group, values); }
 
     void set_options(double sign, bool by_rows, int nonfinite, bool flush_subnormals, int threads) {
-        const Busy busy(*this);
         options_ = {sign, by_rows, Nonfinite(nonfinite), flush_subnormals, threads};
     }
 
-    void check_idle() { const Busy busy(*this); }
+    /// Refuses further steps, for the reason given, until an empty one is.
+    void suspend(const std::string& reason) { suspended_ = reason; }
 
     py::typing::Dict<py::str, py::object> outcome() const {
         using namespace py::literals;
-        return py::dict("measured"_a = outcome_.measured, "norm"_a = outcome_.norm,
-                        "nonfinite_tensor"_a = nonfinite_tensor_, "step"_a = step_, "number"_a = outcomes_,
-                        "skipped"_a = outcome_.status == Outcome::Status::skipped);
+        Done done;
+        {
+            const std::lock_guard lock(outcome_mutex_);
+            done = outcome_;
+        }
+        return py::dict("measured"_a = done.outcome.measured, "norm"_a = done.outcome.norm,
+                        "nonfinite_tensor"_a = nonfinite_tensor_.load(), "step"_a = done.step, "number"_a = done.number,
+                        "skipped"_a = done.outcome.status == Outcome::Status::skipped);
     }
 
 private:
-    /// Refuses a second thread, and a call from inside a step.
-    class Busy {
-    public:
-        explicit Busy(Binding& binding) : flag_(binding.busy_) {
-            if (flag_.test_and_set())
-                throw std::runtime_error(
-                    binding.owner_ + ": another thread is inside this optimizer; give each thread its own, or use a "
-                                     "lock");
-        }
-        ~Busy() { flag_.clear(); }
-        Busy(const Busy&) = delete;
-        Busy& operator=(const Busy&) = delete;
-
-    private:
-        std::atomic_flag& flag_;
-    };
-
     struct Extent {
         const std::byte *low = nullptr, *high = nullptr;
     };
@@ -387,6 +371,7 @@ private:
     }
 
     std::string owner_;
+    std::shared_ptr<Guard> guard_;
     Tree tree_;
     std::vector<std::string> paths_;
     std::vector<py::object> parameters_, scalars_held_, leaves_held_, work_held_;
@@ -397,12 +382,15 @@ private:
     std::vector<Extent> free_;  ///< memory of a gradient or input that was found to overlap nothing of the plan
     std::vector<py::object> held_, averages_;
     Index elements_ = 0, all_elements_ = 0;  ///< read by the step, and by one of all tensors
-    bool deciding_ = false, holds_leaves_ = false;
+    bool deciding_ = false, holds_leaves_ = false, always_holds_leaves_ = false;
     Options options_;
-    Outcome outcome_;
-    std::int64_t step_ = -1, outcomes_ = 0;  ///< steps before the one with this outcome; outcomes so far
-    Index nonfinite_tensor_ = -1;            ///< of the last step that was refused
-    std::atomic_flag busy_;
+    struct Done {
+        Outcome outcome;
+        std::int64_t step = -1, number = 0;  ///< steps before the one with this outcome; outcomes so far
+    } outcome_;
+    mutable std::mutex outcome_mutex_;          ///< who asks for it need not be inside
+    std::atomic<Index> nonfinite_tensor_ = -1;  ///< of the last step that was refused
+    std::string suspended_;
     Plan plan_;
 };
 
@@ -463,11 +451,14 @@ py::typing::Dict<py::str, py::object> rules() {
 }  // namespace
 }  // namespace schuss
 
-PYBIND11_MODULE(_core, m) {
+PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     using namespace schuss;
     m.doc() = "The compiled part of schuss: rules, instruction sets, threads, and plans.";
     m.attr("__version__") = SCHUSS_VERSION;
+    m.attr("free_threaded") = has_no_gil;
     serial_after_fork();
+    count_forks();
+    wait_at_fork();
     wait_at_exit();
 
     m.def("rules", &rules, "What every compiled rule declares, by name.");
@@ -477,16 +468,25 @@ PYBIND11_MODULE(_core, m) {
     m.def("set_num_threads", &set_num_threads, py::arg("threads"), "Set the default number of threads.");
     m.def("num_threads", &num_threads, "The default number of threads.");
 
+    py::class_<Guard, std::shared_ptr<Guard>>(m, "Guard",
+                                              "A context manager that lets one thread in and refuses others.")
+        .def(py::init<std::string>(), py::arg("owner"))
+        .def(py::init<std::string, const Guard&>(), py::arg("owner"), py::arg("wrapped"))
+        .def("__enter__", [](Guard& guard) { guard.enter(); })
+        .def("__exit__", [](Guard& guard, const py::args&) { guard.leave(); });
+
     py::class_<Binding>(m, "Plan", "Arrays validated once and stepped in place.")
-        .def(py::init<std::string, int, unsigned, const py::object&, std::vector<std::string>, std::vector<py::object>,
-                      std::vector<int>, int, const std::vector<std::uint64_t>&,
+        .def(py::init<std::string, std::shared_ptr<Guard>, int, unsigned, const py::object&, std::vector<std::string>,
+                      std::vector<py::object>, std::vector<int>, int, const std::vector<std::uint64_t>&,
                       const std::vector<std::vector<py::object>>&, const py::array_t<double>&,
                       const py::array_t<std::int64_t>&, bool>(),
-             py::arg("owner"), py::arg("rule"), py::arg("flags"), py::arg("tree"), py::arg("paths"),
+             py::arg("owner"), py::arg("guard"), py::arg("rule"), py::arg("flags"), py::arg("tree"), py::arg("paths"),
              py::arg("parameters"), py::arg("group_of"), py::arg("groups"), py::arg("streams"), py::arg("state"),
              py::arg("scalars").noconvert(), py::arg("counts").noconvert(), py::arg("uint16_is_bfloat16"))
         .def("step", &Binding::step, py::arg("gradients"), py::arg("inputs"), py::arg("given"), py::arg("scale"),
-             py::arg("factors"), py::arg("work"), "Step once; 0 done, 1 skipped, 2 refused for a non-finite gradient.")
+             "Step once; 0 done, 1 skipped, 2 refused for a non-finite gradient.")
+        .def("step_within", &Binding::step_within, py::arg("gradients"), py::arg("inputs"), py::arg("given"),
+             py::arg("scale"), py::arg("factors"), py::arg("work"), "The same for who is inside the guard already.")
         .def("protect", &Binding::protect, py::arg("arrays"), "Refuse gradients over these arrays.")
         .def("set_matrix", &Binding::set_matrix, py::arg("tensor"), py::arg("matrix"), py::arg("rows"),
              py::arg("columns"), "Say of which matrices a tensor is made, and whether it is stepped as such.")
@@ -510,7 +510,7 @@ PYBIND11_MODULE(_core, m) {
         .def("set_decay", &Binding::set_decay, py::arg("tensor"), py::arg("decays"), py::arg("anchor"),
              "Say whether a tensor decays, and where to.")
         .def("set_averages", &Binding::set_averages, py::arg("averages"), "Set the arrays that average the tensors.")
-        .def("check_idle", &Binding::check_idle, "Raise RuntimeError if a step is under way.")
+        .def("suspend", &Binding::suspend, py::arg("reason"), "Refuse steps, for a reason; an empty one ends that.")
         .def("outcome", &Binding::outcome, "What the last step did.");
     bind_tools(m);
 }

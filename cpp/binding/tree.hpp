@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,12 @@ public:
         last_ = next;
     }
 
+    /// Is there a dict, whose keys may run code of their own when they are looked up?
+    bool runs_code() const {
+        return kind_ == Kind::mapping ||
+               std::any_of(children_.begin(), children_.end(), [](const Tree& each) { return each.runs_code(); });
+    }
+
     /// Calls `leaf(index, object)` on every leaf, in order; `skip(index)` on those under a None. `name` is what the
     /// error messages call the object, for example "Adam: grads".
     template <class Leaf, class Skip>
@@ -50,8 +57,10 @@ public:
             const auto size = std::size_t(list ? PyList_GET_SIZE(object) : PyTuple_GET_SIZE(object));
             if (size != children_.size()) refuse_count(size, name);
             for (std::size_t i = 0; i < size; ++i) {
-                PyObject* const each =
-                    list ? PyList_GET_ITEM(object, Py_ssize_t(i)) : PyTuple_GET_ITEM(object, Py_ssize_t(i));
+                const py::object held =
+                    list ? item_of_list(object, i)
+                         : py::reinterpret_borrow<py::object>(PyTuple_GET_ITEM(object, Py_ssize_t(i)));
+                PyObject* const each = held.ptr();
                 if (children_[i].kind_ == Kind::leaf && each != Py_None)
                     leaf(children_[i].first_, each);
                 else
@@ -61,8 +70,8 @@ public:
         }
         if (!PyDict_Check(object)) refuse_kind(object, name, "a dict");
         for (std::size_t i = 0; i < keys_.size(); ++i) {
-            PyObject* const each = PyDict_GetItemWithError(object, keys_[i].ptr());
-            if (!each && PyErr_Occurred()) throw py::error_already_set();
+            const py::object held = item_of_dict(object, keys_[i].ptr());
+            PyObject* const each = held.ptr();
             if (!each)
                 throw py::value_error(name + (" has no entry " + quoted(keys_[i])) + "; pass None to skip a tensor");
             if (children_[i].kind_ == Kind::leaf && each != Py_None)
@@ -75,6 +84,31 @@ public:
 
 private:
     enum class Kind { leaf, sequence, mapping };
+
+    // Held, because another thread may take it out: between two of our instructions where there is no GIL, and where
+    // there is one, while a key of a dict runs code of its own.
+#if PY_VERSION_HEX >= 0x030D0000
+    static py::object item_of_list(PyObject* list, std::size_t i) {
+        PyObject* const item = PyList_GetItemRef(list, Py_ssize_t(i));
+        if (!item) throw py::error_already_set();
+        return py::reinterpret_steal<py::object>(item);
+    }
+    static py::object item_of_dict(PyObject* dict, PyObject* key) {
+        PyObject* item = nullptr;
+        if (PyDict_GetItemRef(dict, key, &item) < 0) throw py::error_already_set();
+        return py::reinterpret_steal<py::object>(item);
+    }
+#else
+    static py::object item_of_list(PyObject* list, std::size_t i) {
+        if (Py_ssize_t(i) >= PyList_GET_SIZE(list)) throw py::index_error("list index out of range");
+        return py::reinterpret_borrow<py::object>(PyList_GET_ITEM(list, Py_ssize_t(i)));
+    }
+    static py::object item_of_dict(PyObject* dict, PyObject* key) {
+        PyObject* const item = PyDict_GetItemWithError(dict, key);
+        if (!item && PyErr_Occurred()) throw py::error_already_set();
+        return py::reinterpret_borrow<py::object>(item);
+    }
+#endif
 
     static std::string quoted(const py::handle& key) { return py::repr(key); }
 
@@ -90,7 +124,8 @@ private:
     }
 
     [[noreturn]] void refuse_unknown(PyObject* object, const char* name) const {
-        for (const auto& [key, value] : py::reinterpret_borrow<py::dict>(object)) {
+        const py::dict now(py::handle(object).attr("copy")());
+        for (const auto& [key, value] : now) {
             bool known = false;
             for (const py::object& each : keys_) known = known || each.equal(key);
             if (!known) throw py::value_error(name + ("[" + quoted(key)) + "] names no parameter; leave it out");

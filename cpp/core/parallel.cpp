@@ -3,6 +3,7 @@
 #include <omp.h>
 #include <pthread.h>
 
+#include <algorithm>
 #include <atomic>
 
 #if defined(__x86_64__)
@@ -14,11 +15,19 @@ namespace {
 
 std::atomic<int> threads_wanted{1};
 std::atomic<bool> forked{false};
+const int openmp_threads = omp_get_max_threads();  ///< of a thread for which nobody has set another number
 
 }  // namespace
 
 int num_threads() {
     return forked ? 1 : threads_wanted.load();
+}
+
+int threads_allowed(int wanted) {
+    // What a caller of omp_set_num_threads, such as threadpoolctl, takes away from the calling thread.
+    const int limit = omp_get_max_threads();
+    const int threads = wanted > 0 ? wanted : num_threads();
+    return limit < openmp_threads ? std::min(threads, limit) : threads;
 }
 
 void set_num_threads(int threads) {

@@ -9,6 +9,10 @@ namespace schuss {
 int num_threads();
 void set_num_threads(int threads);
 
+/// The number of threads of a step for which `wanted` are asked, or 0: the package's. No more than OpenMP is limited
+/// to.
+int threads_allowed(int wanted);
+
 /// Makes forked children run on one thread: the parent's OpenMP pool does not exist in them, and waiting for it hangs.
 void serial_after_fork();
 

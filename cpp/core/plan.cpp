@@ -269,7 +269,7 @@ bool Plan::overlaps(const std::byte* low, const std::byte* high) const {
 }
 
 Index Plan::threads_allowed(const Options& options) {
-    return options.threads > 0 ? options.threads : num_threads();
+    return schuss::threads_allowed(options.threads);
 }
 
 int Plan::threads_for(Index elements, const Options& options) {

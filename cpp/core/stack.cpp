@@ -98,7 +98,7 @@ Operand Stack::target(const Piece& piece) const {
 }
 
 int Stack::threads_for(Index elements, int threads) const {
-    return int(std::clamp<Index>(elements * layers_ / grain, 1, threads > 0 ? threads : num_threads()));
+    return int(std::clamp<Index>(elements * layers_ / grain, 1, threads_allowed(threads)));
 }
 
 /// Calls `body(number, piece, room)` for pieces [begin, end), each thread with some consecutive ones and as many

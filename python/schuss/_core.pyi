@@ -10,7 +10,29 @@ import typing
 import numpy
 import numpy.typing
 
-__all__: list[str] = ["Plan", "Stack", "instruction_sets", "isa", "num_threads", "rules", "set_num_threads", "use_isa"]
+__all__: list[str] = [
+    "Guard",
+    "Plan",
+    "Stack",
+    "free_threaded",
+    "instruction_sets",
+    "isa",
+    "num_threads",
+    "rules",
+    "set_num_threads",
+    "use_isa",
+]
+
+class Guard:
+    """
+    A context manager that lets one thread in and refuses others.
+    """
+    def __enter__(self) -> None: ...
+    def __exit__(self, *args) -> None: ...
+    @typing.overload
+    def __init__(self, owner: str) -> None: ...
+    @typing.overload
+    def __init__(self, owner: str, wrapped: Guard) -> None: ...
 
 class Plan:
     """
@@ -19,6 +41,7 @@ class Plan:
     def __init__(
         self,
         owner: str,
+        guard: Guard,
         rule: typing.SupportsInt | typing.SupportsIndex,
         flags: typing.SupportsInt | typing.SupportsIndex,
         tree: typing.Any,
@@ -35,10 +58,6 @@ class Plan:
     def active(self) -> list[bool]:
         """
         Within a step: which tensors have a gradient.
-        """
-    def check_idle(self) -> None:
-        """
-        Raise RuntimeError if a step is under way.
         """
     def folded(
         self, tensor: typing.SupportsInt | typing.SupportsIndex
@@ -159,11 +178,25 @@ class Plan:
         inputs: tuple[typing.Any, ...],
         given: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
         scale: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> int:
+        """
+        Step once; 0 done, 1 skipped, 2 refused for a non-finite gradient.
+        """
+    def step_within(
+        self,
+        gradients: typing.Any,
+        inputs: tuple[typing.Any, ...],
+        given: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+        scale: typing.SupportsFloat | typing.SupportsIndex,
         factors: typing.Any,
         work: typing.Any,
     ) -> int:
         """
-        Step once; 0 done, 1 skipped, 2 refused for a non-finite gradient.
+        The same for who is inside the guard already.
+        """
+    def suspend(self, reason: str) -> None:
+        """
+        Refuse steps, for a reason; an empty one ends that.
         """
 
 class Stack:
@@ -260,3 +293,4 @@ def use_isa(name: str) -> None:
     """
 
 __version__: str
+free_threaded: bool = False

@@ -113,9 +113,9 @@ def number_of_threads(who: str, threads: object) -> int:
 
 
 def _available_cores() -> int:
-    """Return the cores this process may use: its affinity, and the quota of its control group."""
+    """Return the cores this process may use: its affinity, and the quotas of its control group and those around it."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for file in ("/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us"):
+    for file in _quota_files():
         try:
             words = _text(file).split()
             quota = float(words[0])
@@ -125,6 +125,21 @@ def _available_cores() -> int:
         if quota > 0 and period > 0:
             cores = min(cores, math.ceil(quota / period))
     return max(cores, 1)
+
+
+def _quota_files() -> list[str]:
+    """Return where the quotas of version 2 and of version 1 are, from the mount's root down to the process's own group."""
+    try:
+        lines = _text("/proc/self/cgroup").splitlines()
+    except OSError:
+        lines = []
+    found = []
+    for root, file, controller in (("", "cpu.max", ""), ("/cpu", "cpu.cfs_quota_us", "cpu")):
+        # In a container the path may be that of the host, and the root the container's group.
+        path = next((each[2] for line in lines if controller in (each := line.split(":", 2))[1].split(",")), "/")
+        parts = [part for part in path.split("/") if part]
+        found += ["/".join([f"/sys/fs/cgroup{root}", *parts[:depth], file]) for depth in range(len(parts) + 1)]
+    return found
 
 
 def _text(file: str) -> str:

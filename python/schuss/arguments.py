@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import threading
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
+from schuss import _core
 from schuss.hyperparameters import Domain, Hyperparameter, Schedule
 from schuss.optimizer import _hint, _option, _Typed
 
@@ -39,14 +38,14 @@ class Argument(Hyperparameter):
 
     def __set__(self, instance: Any, value: object) -> None:
         """Check the value and keep it."""
-        instance._check_idle()
-        instance._arguments[self.name] = self.check(type(instance).__name__, value)
+        with instance._guard:
+            instance._arguments[self.name] = self.check(type(instance).__name__, value)
 
 
 class Declared(_Typed):
     """What has arguments: numbers by their domain; anything else that is annotated is an option, chosen at construction.
 
-    One thread at a time is inside: `_alone` keeps the others out.
+    One thread at a time is inside: `_guard` keeps the others out.
     """
 
     arguments: ClassVar[dict[str, Argument]] = {}
@@ -56,7 +55,7 @@ class Declared(_Typed):
 
     if TYPE_CHECKING:  # and no arguments
         _arguments: dict[str, Any] = _option(default=None, init=False)
-        _busy: threading.Lock = _option(default=None, init=False)
+        _guard: _core.Guard = _option(default=None, init=False)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Turn annotations into checked attributes."""
@@ -111,23 +110,3 @@ class Declared(_Typed):
         if choices and value not in choices and not (value is None and type(None) in typing.get_args(hint)):
             raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
         return value
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep all others out, or refuse to be the second."""
-        if not self._busy.acquire(blocking=False):
-            raise self._is_busy()
-        try:
-            yield
-        finally:
-            self._busy.release()
-
-    def _check_idle(self) -> None:
-        """Refuse to touch an optimizer that is in the middle of a step."""
-        if self._busy.locked():
-            raise self._is_busy()
-
-    def _is_busy(self) -> RuntimeError:
-        return RuntimeError(
-            f"{type(self).__name__}: another thread is inside this optimizer; give each thread its own, or use a lock"
-        )

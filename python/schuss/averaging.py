@@ -104,14 +104,16 @@ class Averaging(Wrapper):
         Within the block the optimizer cannot step, nor its state be saved or changed. An exception in the block brings the
         weights back as well.
         """
-        self._check_idle()
-        self._require_training()
-        base = self._base
-        base._require_writeable()
-        lend = self._make_pass(Average, weight=1.0)
-        base._kept = [leaf.copy(order="K") for leaf in base._leaves]
+        base, lent = self._base, False
         try:
-            lend.step(self.average)
+            with self._guard:
+                self._require_training()
+                base._require_writeable()
+                lend = self._make_pass(Average, weight=1.0)
+                lent = True
+                base._keep_weights()
+                lend.step(self.average)
             yield
         finally:
-            base.train()
+            if lent:
+                base.train()

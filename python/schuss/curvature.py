@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schuss import memory, trees
+from schuss._guard import guarded
 from schuss.hyperparameters import Domain
 from schuss.math import random_signs
 from schuss.optimizer import Optimizer
@@ -29,6 +29,7 @@ class WithHessian(Optimizer):
     #: Do the squares of what is passed enter the average?
     squares: ClassVar[bool] = False
 
+    @guarded
     def update_hessian(self, grads: Any) -> None:
         """Let an estimate of the Hessian's diagonal enter its average `h`, in place.
 
@@ -56,27 +57,13 @@ class WithHessian(Optimizer):
         >>> opt.state["h"]
         array([1., 2.])
         """
-        with self._by_itself():
-            self._require_training()
-            values = self._values_at(self.t)
-            average = self._feed or self._make_average()
-            for group, now in zip(average.groups, values, strict=True):
-                if group["weight"] != 1 - now["beta2"]:
-                    group["weight"] = 1 - now["beta2"]
-            average.step(grads)
-
-    def step(self, grads: Any, *, grad_scale: float = 1.0, **inputs: Any) -> None:
-        """Update the parameters in place; see `Optimizer.step`."""
-        with self._by_itself():
-            super().step(grads, grad_scale=grad_scale, **inputs)
-
-    def _by_itself(self) -> _Alone:
-        """Keep steps and updates of the curvature of other threads out."""
-        return _Alone(type(self).__name__, self._inside)
-
-    def _take(self, tree: Any, values: list[dict[str, Any]], flags: int, group_of: list[int]) -> None:
-        self._inside = threading.Lock()
-        super()._take(tree, values, flags, group_of)
+        self._require_training()
+        values = self._values_at(self.t)
+        average = self._feed or self._make_average()
+        for group, now in zip(average.groups, values, strict=True):
+            if group["weight"] != 1 - now["beta2"]:
+                group["weight"] = 1 - now["beta2"]
+        average.step(grads)
 
     def _make_plan(self) -> None:
         self._feed: Any = None  # that of the arrays before
@@ -94,22 +81,6 @@ class WithHessian(Optimizer):
         average._take(self.state["h"], groups, average._flags, list(self._group_of))
         self._feed = average
         return average
-
-
-class _Alone:
-    """Holds a lock for a block, or refuses to wait for it."""
-
-    def __init__(self, name: str, lock: threading.Lock) -> None:
-        self._name, self._lock = name, lock
-
-    def __enter__(self) -> None:
-        if not self._lock.acquire(blocking=False):
-            raise RuntimeError(
-                f"{self._name}: another thread is inside this optimizer; give each thread its own, or use a lock"
-            )
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
 
 
 def hutchinson(

@@ -158,7 +158,7 @@ def explain(optimizer: Optimizer, grads: Any, inputs: Mapping[str, Any]) -> Expl
     before = [_wide(leaf) for leaf in optimizer._leaves]
     stages, parts = [before], {}
     for k, part in enumerate(["rule", *present]):
-        twin = copy.deepcopy(optimizer)
+        twin = optimizer._copied({})
         _take_away(twin, present[k:])
         twin.step(grads, **inputs)
         stages.append([_wide(leaf) for leaf in twin._leaves])

@@ -32,9 +32,19 @@ def own_state(wrapper: Wrapper) -> dict[str, Any]:
     }
 
 
+def state_dict(wrapper: Wrapper) -> dict[str, Any]:
+    """Return a copy of the state of a wrapper and of what it wraps."""
+    wrapper._require_training()
+    return {
+        "wrapper": type(wrapper).__name__,
+        "format": FORMAT,
+        "own": own_state(wrapper),
+        "optimizer": wrapper.optimizer.state_dict(),
+    }
+
+
 def checked(wrapper: Wrapper, saved: Mapping[str, Any], *, cast: bool = False) -> Callable[[], None]:
     """Check a state dict against a wrapper and all it wraps, and return what takes it over, which cannot fail any more."""
-    wrapper._check_idle()
     checks = state.Checks(type(wrapper).__name__, saved, cast)
     saved = checks.state
     if "wrapper" not in saved and isinstance(saved.get("optimizer"), str):
@@ -130,14 +140,12 @@ def like(value: object, example: object) -> bool:
     return not isinstance(value, int | float) or (0 <= value < 2**62 if isinstance(value, int) else value == value)
 
 
-def save(target: Wrapper | ClosureOptimizer, base: Optimizer, path: str | os.PathLike[str], *, params: bool) -> None:
-    """Write a checkpoint of all levels, or of an optimizer whose state dict has arrays at any place."""
+def save(saved: Mapping[str, Any], base: Optimizer, path: str | os.PathLike[str], *, params: bool) -> None:
+    """Write a state dict that has arrays at any place, and the parameters of an optimizer if they are wanted."""
     arrays: dict[str, NDArray[Any]] = {}
-    with state.undisturbed(base, type(target).__name__):
-        header = _packed(target.state_dict(), "", arrays)
-        if params:
-            arrays |= state.copies_of(base._leaves)
-        target._check_idle()
+    header = _packed(saved, "", arrays)
+    if params:
+        arrays |= state.copies_of(base._leaves)
     checkpoint.write(path, arrays, header | {"params": params})
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from schuss import _core, memory, trees
+from schuss._guard import guarded
 from schuss._runtime import checked_threads
 from schuss.clipping import Clip, Clipper, as_clips
 from schuss.hyperparameters import Domain, Hyperparameter, NonNegative, Schedule, as_float
@@ -29,6 +30,7 @@ else:
     Constraint = Any  # imported where one is given: annotations are read when a class is made
 
 _POLICIES = ("propagate", "raise", "skip")
+_NOT_IN_TRAINING = "the parameters are those of eval() or a swapped() block; call train() or leave the block first"
 
 #: Names that other libraries give to hyper-parameters, and patterns of the names that these have here.
 _RENAMED = {
@@ -330,6 +332,7 @@ class Optimizer(_Typed):
             key: each.check(name, arguments.get(key, each.default)) for key, each in self.hyperparameters.items()
         }
         self._set_options(**options)
+        self._guard = _core.Guard(name)
         self._flags = 0
         self._groups: list[dict[str, Any]] = []
         self._last: tuple[int, StepInfo | None] | None = None
@@ -620,6 +623,7 @@ class Optimizer(_Typed):
         """Compile parameters, state and options into the plan that steps them."""
         self._plan = _core.Plan(
             type(self).__name__,
+            self._guard,
             self._compiled()["index"],
             self._flags,
             trees.structure(self._tree),
@@ -680,6 +684,7 @@ class Optimizer(_Typed):
     def _commit(self) -> None:
         """Keep what the work between the sweeps of a step has led to, now that the step is done."""
 
+    @guarded
     def _take_averages(self, averages: list[NDArray[Any]]) -> None:
         """Let steps move running averages of the parameters, by `_average_share` towards what they are then."""
         before = dict(vars(self))
@@ -819,9 +824,9 @@ class Optimizer(_Typed):
         l1, shrink = (0.0, values["lr"] * values["l1"]) if self.proximal else (values["l1"], 0.0)
         return values["l2"], l1, decay, shrink
 
+    @guarded
     def _assign(self, key: str, value: object, groups: Iterable[int]) -> None:
         """Check a hyper-parameter and give it to groups."""
-        self._plan.check_idle()
         checked = self.hyperparameters[key].check(type(self).__name__, value)
         chosen = list(groups)
         changed = [group | {key: checked} if k in chosen else group for k, group in enumerate(self._groups)]
@@ -875,17 +880,19 @@ class Optimizer(_Typed):
         RuntimeError
             If another thread is inside this optimizer, or the parameters are those of `eval`.
         """
-        if self._kept is not None:
-            self._require_training()
         if grad_scale != 1.0:
             grad_scale = _GRAD_SCALE.check(f"{type(self).__name__}: grad_scale", grad_scale)
         arrays, numbers = self._ordered(inputs) if inputs or self.inputs else ((), ())
-        if self._alone:
-            status = self._plan.step(grads, arrays, numbers, grad_scale, None, None)
-        else:
+        if self._alone:  # the plan goes through the guard itself, which takes less time
+            status = self._plan.step(grads, arrays, numbers, grad_scale)
+            if status:
+                self._settle(status, grads, inputs)
+            return
+        with self._guard:
+            self._require_training()
             status = self._step_among(grads, arrays, numbers, grad_scale)
-        if status:
-            self._settle(status, grads, inputs)
+            if status:
+                self._settle(status, grads, inputs)
 
     def _step_among(self, grads: Any, arrays: Any, numbers: Any, grad_scale: float) -> int:
         """Step with what depends on the step, and with projections and observers after it."""
@@ -895,7 +902,7 @@ class Optimizer(_Typed):
         before = self._counts.copy() if self._projections else self._counts
         factors = self._factors if self._clipper.clips else None
         work = functools.partial(self._between, values) if self._stops else None
-        status: int = self._plan.step(grads, arrays, numbers, grad_scale, factors, work)
+        status: int = self._plan.step_within(grads, arrays, numbers, grad_scale, factors, work)
         if status == 0 and work is not None:
             self._commit()
         for tensors, projection in self._projections:
@@ -907,6 +914,7 @@ class Optimizer(_Typed):
             self._skips[1] = 0
         return status
 
+    @guarded
     def _observe(self, observers: Iterable[Observer]) -> None:
         """Choose who is told of steps."""
         self._observers = tuple(observers)
@@ -915,7 +923,8 @@ class Optimizer(_Typed):
     def _look_around(self) -> None:
         """See whether a step is the rule's alone, with nothing that depends on the step or comes after it."""
         self._alone = not (
-            any(callable(value) for group in self._groups for value in group.values())
+            _core.free_threaded  # another thread might change the plan between our reading and our calling it
+            or any(callable(value) for group in self._groups for value in group.values())
             or self._clipper.clips
             or self._projections
             or self._observers
@@ -984,6 +993,7 @@ class Optimizer(_Typed):
 
     # ---- the weights to be evaluated -----------------------------------------------------------------------------------
 
+    @guarded
     def eval(self) -> None:
         """Put the weights to be evaluated into the parameters, until `train` brings back those in training.
 
@@ -1001,34 +1011,35 @@ class Optimizer(_Typed):
         """
         from schuss.reference import evaluated
 
-        self._plan.check_idle()
         if self._kept is not None:
             return
         self._require_writeable()
         averages = type(self).evaluation is not Optimizer.evaluation
         weights = evaluated(self) if averages else []
-        self._kept = [leaf.copy(order="K") for leaf in self._leaves] if averages else []
+        self._keep_weights(averages)
         for leaf, values in zip(self._leaves, weights, strict=False):
             leaf[...] = values
 
+    def _keep_weights(self, copied: bool = True) -> None:
+        """Keep the weights in training until `train`, and refuse steps until then."""
+        self._kept = [leaf.copy(order="K") for leaf in self._leaves] if copied else []
+        self._plan.suspend(_NOT_IN_TRAINING)
+
+    @guarded
     def train(self) -> None:
         """Bring back the weights in training, bit for bit, after `eval`; in training already, do nothing."""
-        self._plan.check_idle()
         if self._kept is None:
             return
         self._require_writeable()
         for leaf, values in zip(self._leaves, self._kept, strict=False):
             leaf[...] = values
         self._kept = None
+        self._plan.suspend("")
 
     def _require_training(self) -> None:
         """Refuse what changes or keeps the state while the parameters are those of `eval`."""
-        self._plan.check_idle()
         if self._kept is not None:
-            raise RuntimeError(
-                f"{type(self).__name__}: the parameters are those of eval() or a swapped() block; "
-                "call train() or leave the block first"
-            )
+            raise RuntimeError(f"{type(self).__name__}: {_NOT_IN_TRAINING}")
 
     def _require_writeable(self) -> None:
         """Refuse parameters that have changed since the plan was made."""
@@ -1113,6 +1124,7 @@ class Optimizer(_Typed):
             + self._scalars.nbytes
         )
 
+    @guarded
     def reset(self) -> None:
         """Forget everything learnt: state and step counts are as new, parameters and hyper-parameters stay."""
         self._require_training()
@@ -1127,6 +1139,7 @@ class Optimizer(_Typed):
         self._fill(self._stepped)
         self._make_plan()
 
+    @guarded
     def rebind(self, params: trees.Tree) -> None:
         """Step other arrays of the same nesting, shapes and dtypes from now on, with the same state.
 
@@ -1156,6 +1169,7 @@ class Optimizer(_Typed):
             vars(self).update(before)
             raise
 
+    @guarded
     def add(self, group: Group) -> None:
         """Add a group of parameters, with fresh state; the others keep theirs.
 
@@ -1204,6 +1218,7 @@ class Optimizer(_Typed):
             vars(self).update(before)
             raise
 
+    @guarded
     def check(self, grads: Any, **inputs: Any) -> Any:
         """Step copies with the kernel and with the reference, and compare; the optimizer itself is left alone.
 
@@ -1221,6 +1236,7 @@ class Optimizer(_Typed):
 
         return check(self, grads, inputs)
 
+    @guarded
     def explain(self, grads: Any, **inputs: Any) -> Explanation:
         """Return the parts of the next step, made on copies; the optimizer itself is left alone.
 
@@ -1248,12 +1264,14 @@ class Optimizer(_Typed):
 
     # ---- checkpoints -------------------------------------------------------------------------------------------------
 
+    @guarded
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of all state: arrays by slot and tensor, step counts, hyper-parameters (None for a schedule)."""
         from schuss.state import state_dict
 
         return state_dict(self)
 
+    @guarded
     def load_state_dict(self, state: Mapping[str, Any], *, cast: bool = False) -> None:
         """Take over a state dict of an optimizer of the same class over parameters of the same names and shapes.
 
@@ -1274,6 +1292,7 @@ class Optimizer(_Typed):
 
         load_state_dict(self, state, cast=cast)
 
+    @guarded
     def save(self, path: str | os.PathLike[str], *, params: bool = False) -> None:
         """Write a checkpoint, atomically: to a temporary file, flushed to disk, then renamed.
 
@@ -1288,6 +1307,7 @@ class Optimizer(_Typed):
 
         save(self, path, params=params)
 
+    @guarded
     def load(self, path: str | os.PathLike[str], *, cast: bool = False) -> None:
         """Read a checkpoint of `save`; parameters too, in place, if the file holds them.
 
@@ -1302,8 +1322,14 @@ class Optimizer(_Typed):
 
         load(self, path, cast=cast)
 
+    @guarded
     def __getstate__(self) -> dict[str, Any]:
         """Return what pickle and copy keep: parameters, hyper-parameters, options, state."""
+        return self._pickled()
+
+    def _pickled(self) -> dict[str, Any]:
+        from schuss.state import state_dict
+
         return {
             "params": self._tree,
             "grouped": self._grouped,
@@ -1313,23 +1339,28 @@ class Optimizer(_Typed):
             "flags": self._flags,
             "group_of": self._group_of,
             "stand_ins": {i: array.shape for i, array in self._stand_ins.items()},
-            "state": self.state_dict(),
+            "state": state_dict(self),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Make the optimizer over the parameters that came along."""
         self._defaults, self._grouped, self._last = dict(state["defaults"]), state["grouped"], None
         self._set_options(**state["options"])
+        self._guard = _core.Guard(type(self).__name__)
         self._take(state["params"], [dict(group) for group in state["groups"]], state["flags"], list(state["group_of"]))
         if state["stand_ins"]:
             self._stand_in(state["stand_ins"])
         self.load_state_dict(state["state"])
 
+    @guarded
     def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
         """Copy the optimizer with its parameters and state."""
+        return self._copied(memo)
+
+    def _copied(self, memo: dict[int, Any]) -> Optimizer:
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
-        state = self.__getstate__()
+        state = self._pickled()
         # With the memo: what refers to the same arrays, such as the model, refers to the copies.
         state["params"] = trees.map_leaves(lambda leaf: copy.deepcopy(leaf, memo), state["params"])
         for key in ("groups", "defaults", "options"):  # schedules of a clip have a state as well

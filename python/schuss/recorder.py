@@ -153,9 +153,9 @@ class Recorder:
 
     def close(self) -> None:
         """Record no more; what was recorded stays."""
-        base, self._base = self._base, None
-        if base is not None:
+        if (base := self._base) is not None:
             base._observe(each for each in base._observers if each != self._observe)
+            self._base = None
 
     def __enter__(self) -> Recorder:
         """Return the recorder."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,24 +50,9 @@ MIGRATIONS: tuple[Callable[[Any, dict[str, Any]], dict[str, Any]], ...] = (with_
 FORMAT = 1 + len(MIGRATIONS)
 
 
-@contextlib.contextmanager
-def undisturbed(optimizer: Optimizer, name: str) -> Iterator[None]:
-    """Refuse what was copied in a block during which another thread began a step."""
-    before = optimizer._plan.outcome()["number"]
-    yield
-    optimizer._plan.check_idle()
-    if optimizer._plan.outcome()["number"] != before:
-        raise RuntimeError(f"{name}: another thread stepped while the state was copied; use a lock")
-
-
 def state_dict(optimizer: Optimizer) -> dict[str, Any]:
     """Return a copy of an optimizer's state."""
     optimizer._require_training()
-    with undisturbed(optimizer, type(optimizer).__name__):
-        return _state_dict(optimizer)
-
-
-def _state_dict(optimizer: Optimizer) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "schuss": _core.__version__,
@@ -489,10 +473,9 @@ def positions(theirs: Sequence[str], ours: Sequence[str]) -> list[int]:
 def save(optimizer: Optimizer, path: str | os.PathLike[str], *, params: bool) -> None:
     """Write a checkpoint."""
     arrays: dict[str, NDArray[Any]] = {}
-    with undisturbed(optimizer, type(optimizer).__name__):
-        state = state_dict(optimizer)
-        if params:
-            arrays |= copies_of(optimizer._leaves)
+    state = state_dict(optimizer)
+    if params:
+        arrays |= copies_of(optimizer._leaves)
     for name, slot in state["slots"].items():
         arrays |= {f"slot.{name}.{i}": array for i, array in enumerate(slot) if array is not None}
     arrays |= {f"scalar.{name}": values for name, values in state["scalars"].items()}

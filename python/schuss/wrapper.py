@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import os
-import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import DTypeLike, NDArray
 
-from schuss import memory, nested, trees
+from schuss import _core, memory, nested, trees
+from schuss._guard import guarded
 from schuss.arguments import Argument as Argument
 from schuss.arguments import Count as Count
 from schuss.arguments import Declared
@@ -119,16 +119,17 @@ class Wrapper(Declared):
                 raise ValueError(f"{name}: there is one inside already; wrap what that one wraps")
         self._optimizer = optimizer
         self._base: Optimizer = optimizer.base if isinstance(optimizer, Wrapper) else optimizer
-        # One for all levels: whoever is inside one of them is inside all.
-        self._busy: threading.Lock = optimizer._busy if isinstance(optimizer, Wrapper) else threading.Lock()
+        # Of one lock with all levels: who is inside one of them keeps others out of all.
+        self._guard = _core.Guard(name, optimizer._guard)
         self._arguments = arguments
         vars(self).update(options)
         self._numbers: dict[str, Any] = {}
         self._arrays: dict[str, list[NDArray[Any]]] = {}
         self._passes: dict[str, Any] = {}
         self._tensors = len(self._base._leaves)
-        self._prepare()
-        self._begin()
+        with self._guard:
+            self._prepare()
+            self._begin()
 
     def _levels(self) -> Iterator[Wrapper]:
         """Yield this wrapper and those inside."""
@@ -150,8 +151,8 @@ class Wrapper(Declared):
             name = type(self).__name__
             raise AttributeError(f"{name}: {key} is chosen at construction; make a new {name}")
         else:
-            self._check_idle()
-            setattr(self._optimizer, key, value)
+            with self._guard:
+                setattr(self._optimizer, key, value)
 
     # ---- what is wrapped -----------------------------------------------------------------------------------------------
 
@@ -203,6 +204,7 @@ class Wrapper(Declared):
 
     # ---- the step ------------------------------------------------------------------------------------------------------
 
+    @guarded
     def step(self, grads: Any, **inputs: Any) -> None:
         """Update the parameters in place, as the wrapper's class says.
 
@@ -216,10 +218,9 @@ class Wrapper(Declared):
         TypeError, ValueError, BufferError, FloatingPointError, RuntimeError
             As the wrapped optimizer's step; nothing was changed at any level.
         """
-        with self._alone():
-            self._require_training()
-            self._require_tensors()
-            self._advance(grads, **inputs)
+        self._require_training()
+        self._require_tensors()
+        self._advance(grads, **inputs)
 
     def _require_tensors(self) -> None:
         """Refuse an optimizer that was given further parameters behind the back of what keeps arrays beside them."""
@@ -232,20 +233,21 @@ class Wrapper(Declared):
 
     def _require_own(self) -> None:
         """Refuse what is about the weights of the run while they are not in place."""
-        self._check_idle()
 
     # ---- as of an optimizer --------------------------------------------------------------------------------------------
 
+    @guarded
     def eval(self) -> None:
         """Put the weights to be evaluated into the parameters, as the wrapped optimizer does, until `train`."""
         self._require_own()
         self._optimizer.eval()
 
+    @guarded
     def train(self) -> None:
         """Bring back the weights in training, bit for bit; in training already, do nothing."""
-        self._check_idle()
         self._optimizer.train()
 
+    @guarded
     def reset(self) -> None:
         """Forget everything learnt, at every level; parameters, hyper-parameters and arguments stay."""
         self._require_own()
@@ -253,6 +255,7 @@ class Wrapper(Declared):
         self._begin()
         self._taken_over()
 
+    @guarded
     def rebind(self, params: trees.Tree) -> None:
         """Step other arrays of the same nesting, shapes and dtypes from now on, with the same state at every level.
 
@@ -276,6 +279,7 @@ class Wrapper(Declared):
             raise
         self._taken_over()
 
+    @guarded
     def add(self, group: Group) -> None:
         """Add a group of parameters, where the wrapper keeps nothing for each of them.
 
@@ -295,17 +299,12 @@ class Wrapper(Declared):
 
     # ---- checkpoints ---------------------------------------------------------------------------------------------------
 
+    @guarded
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of all state: the wrapper's own under "own", that of what it wraps under "optimizer"."""
-        self._check_idle()
-        self._require_training()
-        return {
-            "wrapper": type(self).__name__,
-            "format": nested.FORMAT,
-            "own": nested.own_state(self),
-            "optimizer": self._optimizer.state_dict(),
-        }
+        return nested.state_dict(self)
 
+    @guarded
     def load_state_dict(self, state: Mapping[str, Any], *, cast: bool = False) -> None:
         """Take over a state dict of the same nesting of wrappers, all levels or none.
 
@@ -324,6 +323,7 @@ class Wrapper(Declared):
         self._require_training()
         nested.checked(self, state, cast=cast)()
 
+    @guarded
     def save(self, path: str | os.PathLike[str], *, params: bool = False) -> None:
         """Write a checkpoint of all levels, atomically: to a temporary file, flushed to disk, then renamed.
 
@@ -334,8 +334,9 @@ class Wrapper(Declared):
         params : bool
             Write the parameters as well.
         """
-        nested.save(self, self.base, path, params=params)
+        nested.save(nested.state_dict(self), self.base, path, params=params)
 
+    @guarded
     def load(self, path: str | os.PathLike[str], *, cast: bool = False) -> None:
         """Read a checkpoint of `save`; parameters too, in place, if the file holds them.
 
@@ -349,9 +350,9 @@ class Wrapper(Declared):
         self._require_training()
         nested.load(self, path, cast=cast)
 
+    @guarded
     def __getstate__(self) -> dict[str, Any]:
         """Return what pickle and copy keep: the wrapped optimizer, arguments, options and own state."""
-        self._check_idle()
         self._require_training()
         return {
             "optimizer": self._optimizer,

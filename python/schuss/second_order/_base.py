@@ -7,7 +7,6 @@ import copy
 import functools
 import math
 import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schuss import _core, memory, nested, trees
+from schuss._guard import guarded
 from schuss.arguments import Declared
 from schuss.hyperparameters import Domain, as_float
 from schuss.optimizer import Group, _option
@@ -169,7 +169,7 @@ class ClosureOptimizer(Declared):
             raise TypeError(f"{name}: it steps all parameters as one and takes no Group; pass the arrays")
         self._arguments = arguments
         vars(self).update(copy.deepcopy(options))  # later changes of the caller's bounds do not act
-        self._busy = threading.Lock()
+        self._guard = _core.Guard(name)
         self._outbox = _copier(name)(params, weight=1.0)  # checks the parameters as for any optimizer
         self._paths, leaves = self._outbox._paths, self._leaves
         for path, leaf in zip(self._paths, leaves, strict=True):
@@ -398,7 +398,7 @@ class ClosureOptimizer(Declared):
             raise TypeError(
                 f"{name}: step takes a function that evaluates at the present parameters, got {type(closure).__name__}"
             )
-        with self._alone():
+        with self._guard:
             self._outbox._require_writeable()
             values = self._values()
             before, numbers = [leaf.copy(order="K") for leaf in self._leaves], dict(self._numbers)
@@ -462,11 +462,12 @@ class ClosureOptimizer(Declared):
         """Bytes of state."""
         return sum(array.nbytes for array in self._arrays.values())
 
+    @guarded
     def reset(self) -> None:
         """Forget everything learnt: state and counts are as new, parameters and arguments stay."""
-        with self._alone():
-            self._start()
+        self._start()
 
+    @guarded
     def rebind(self, params: trees.Tree) -> None:
         """Step other arrays of the same nesting, shapes and dtypes from now on, with the same state.
 
@@ -475,14 +476,16 @@ class ClosureOptimizer(Declared):
         params : tree of arrays
             As for the constructor.
         """
-        with self._alone():
-            self._outbox.rebind(params)
+        self._outbox.rebind(params)
 
     # ---- checkpoints ---------------------------------------------------------------------------------------------------
 
+    @guarded
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of all state: arrays by slot and tensor, numbers, and arguments (None for a schedule)."""
-        self._check_idle()
+        return self._state()
+
+    def _state(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
             "schuss": _core.__version__,
@@ -493,6 +496,7 @@ class ClosureOptimizer(Declared):
             "slots": {name: [view.copy() for view in self._split(array)] for name, array in self._kept().items()},
         }
 
+    @guarded
     def load_state_dict(self, state: Mapping[str, Any], *, cast: bool = False) -> None:
         """Take over a state dict of an optimizer of the same class over parameters of the same names and shapes.
 
@@ -508,8 +512,7 @@ class ClosureOptimizer(Declared):
         StateError
             If it does not fit; nothing was changed.
         """
-        with self._alone():
-            self._accepted(state, cast=cast)()
+        self._accepted(state, cast=cast)()
 
     def _accepted(self, state: Mapping[str, Any], *, cast: bool) -> Callable[[], None]:
         """Check a state dict, and return what takes it over, which cannot fail any more."""
@@ -572,6 +575,7 @@ class ClosureOptimizer(Declared):
             target[...] = source
         return joined
 
+    @guarded
     def save(self, path: str | os.PathLike[str], *, params: bool = False) -> None:
         """Write a checkpoint, atomically: to a temporary file, flushed to disk, then renamed.
 
@@ -582,8 +586,9 @@ class ClosureOptimizer(Declared):
         params : bool
             Write the parameters as well.
         """
-        nested.save(self, self._outbox, path, params=params)
+        nested.save(self._state(), self._outbox, path, params=params)
 
+    @guarded
     def load(self, path: str | os.PathLike[str], *, cast: bool = False) -> None:
         """Read a checkpoint of `save`; parameters too, in place, if the file holds them.
 
@@ -595,21 +600,21 @@ class ClosureOptimizer(Declared):
             If it does not fit this optimizer; nothing was changed.
         """
         state, stored, others = nested.read(self, "an optimizer", path)
-        with self._alone():
-            take_over = self._accepted(state, cast=cast)
-            require_empty(type(self).__name__, others, path)
-            values = checked_params(self, stored, state["names"], path)
-            take_over()
-            for leaf, source in zip(self._leaves, values, strict=False):
-                leaf[...] = source
+        take_over = self._accepted(state, cast=cast)
+        require_empty(type(self).__name__, others, path)
+        values = checked_params(self, stored, state["names"], path)
+        take_over()
+        for leaf, source in zip(self._leaves, values, strict=False):
+            leaf[...] = source
 
+    @guarded
     def __getstate__(self) -> dict[str, Any]:
         """Return what pickle and copy keep: parameters, arguments, options, state."""
         return {
             "params": self.params,
             "arguments": dict(self._arguments),
             "options": {key: getattr(self, key) for key in self.options},
-            "state": self.state_dict(),
+            "state": self._state(),
             "last": self._last,
         }
 

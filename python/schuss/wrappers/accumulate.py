@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from schuss import memory, trees
+from schuss._guard import guarded
 from schuss.math import dot
 from schuss.passes.accumulate import Accumulate as Sum
 from schuss.reference import widened
@@ -140,6 +141,7 @@ class Accumulate(Wrapper):
             self._add(grads, grad_scale, inputs)
             return last and self._finish(inputs)
 
+    @guarded
     def flush(self, **inputs: Any) -> None:
         """Step with the micro-batches that are there, however few; do nothing if there are none.
 
@@ -148,10 +150,9 @@ class Accumulate(Wrapper):
         **inputs
             What the wrapped step takes that is neither array nor number, such as a closure.
         """
-        with self._alone():
-            self._require_training()
-            if self.accumulated:
-                self._finish(inputs)
+        self._require_training()
+        if self.accumulated:
+            self._finish(inputs)
 
     @contextlib.contextmanager
     def _all_or_nothing(self) -> Iterator[None]:

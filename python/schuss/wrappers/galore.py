@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schuss import memory, trees
+from schuss._guard import guarded
 from schuss.hyperparameters import Domain, Positive
 from schuss.optimizer import Optimizer
 from schuss.optimizers.sgdw import SGDW
@@ -190,6 +191,7 @@ class GaLore(Wrapper):
                 listed[i] = _project(matrix, projectors[i])
         return base._like_params(listed), projectors
 
+    @guarded
     def check(self, grads: Any, **inputs: Any) -> Any:
         """Step copies of the optimizer with the kernel and with the reference on projected gradients; see `Optimizer.check`."""
         base = self._base

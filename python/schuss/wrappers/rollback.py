@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from schuss import nested
+from schuss._guard import guarded
 from schuss.wrapper import Count, Wrapper
 
 
@@ -66,6 +67,7 @@ class Rollback(Wrapper):
         """Bytes of state, of all levels and of the copies."""
         return super().nbytes + sum(each.nbytes for each in self._copies)
 
+    @guarded
     def rollback(self) -> None:
         """Bring back parameters and state of before the last step.
 
@@ -76,9 +78,8 @@ class Rollback(Wrapper):
         BufferError
             If the parameters cannot be written; nothing was changed.
         """
-        with self._alone():
-            self._require_training()
-            if not self._copies:
-                raise RuntimeError("Rollback: there is no step to take back; each can be taken back once")
-            self._base._require_writeable()
-            self._copies.pop().restore()
+        self._require_training()
+        if not self._copies:
+            raise RuntimeError("Rollback: there is no step to take back; each can be taken back once")
+        self._base._require_writeable()
+        self._copies.pop().restore()

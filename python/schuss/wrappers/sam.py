@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from schuss._guard import guarded
 from schuss.hyperparameters import NonNegative
 from schuss.passes import sam
 from schuss.wrapper import Wrapper
@@ -150,6 +151,7 @@ class SAM(Wrapper):
         self._found = False
         return done
 
+    @guarded
     def perturb(self, grads: Any) -> None:
         """Move the parameters to the worst weights nearby, until `restore`.
 
@@ -176,14 +178,14 @@ class SAM(Wrapper):
         >>> w
         array([3., 4.])
         """
-        with self._alone():
-            self._require_training()
-            try:
-                self._climb(grads)
-            except BaseException:
-                self._put_back()
-                raise
+        self._require_training()
+        try:
+            self._climb(grads)
+        except BaseException:
+            self._put_back()
+            raise
 
+    @guarded
     def restore(self) -> None:
         """Put back the parameters that `perturb` has moved, bit for bit; changes that were made since are lost.
 
@@ -192,11 +194,10 @@ class SAM(Wrapper):
         RuntimeError
             If the weights are not perturbed.
         """
-        with self._alone():
-            if self._moved is None:
-                raise RuntimeError(f"{type(self).__name__}: the weights are not perturbed; call perturb(grads) first")
-            self._put_back()
-            self._found = True
+        if self._moved is None:
+            raise RuntimeError(f"{type(self).__name__}: the weights are not perturbed; call perturb(grads) first")
+        self._put_back()
+        self._found = True
 
     @contextlib.contextmanager
     def perturbed(self, grads: Any) -> Iterator[None]:
