@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
-def guarded(method: Callable[Concatenate[Any, _P], _T]) -> Callable[Concatenate[Any, _P], _T]:
+def guarded(method: _Method) -> _Method:
     """Let one thread at a time into a method, and refuse others."""
 
     @functools.wraps(method)
-    def alone(self: Any, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    def alone(self: Any, *args: Any, **kwargs: Any) -> Any:
         with self._guard:
             return method(self, *args, **kwargs)
 
-    return alone
+    return cast(_Method, alone)
