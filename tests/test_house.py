@@ -1,16 +1,9 @@
-"""The laws of the house, as tests of the code base: two pages per optimizer that agree, documented, in the vocabulary alone.
-
-    python tests/test_house.py --golden
-
-writes golden.json anew, which a change of a rule's arithmetic makes necessary, and a new optimizer worthwhile.
-"""
+"""The laws of the house, as tests of the code base: two pages per optimizer that agree, documented, in the vocabulary alone."""
 
 from __future__ import annotations
 
 import ast
-import hashlib
 import inspect
-import json
 import re
 import sys
 import textwrap
@@ -18,14 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
+import golden
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support import CLASSES, PASS_VARIANTS, PASSES, VARIANTS, Variant, everything, inputs_for, is_own_class
+from support import CLASSES, PASS_VARIANTS, PASSES, VARIANTS, Variant, inputs_for, is_own_class
 
 import schuss
-from schuss.math import one_minus_power, power
 from schuss.optimizer import Optimizer
 from schuss.reference import Reference, compare
 
@@ -424,84 +416,17 @@ def test_rules_speak_the_vocabulary(path: Path) -> None:
 
 # ---- the bits themselves --------------------------------------------------------------------------------------------------
 
-GOLDEN = Path(__file__).with_name("golden.json")
-STORAGE = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
-GOLDEN_SHAPES = [(), (17,), (3, 43), (20000,)]
-GOLDEN_STEPS = 5
-#: Where dense linear algebra is between the sweeps, its library decides the last bits.
-EXACT = [variant for variant in [*VARIANTS, *PASS_VARIANTS] if variant.cls.exact]
-
-
-def pseudo_random(count: int, seed: int) -> NDArray[np.float32]:
-    """Return numbers in [-1, 1) made in integer arithmetic (splitmix64), the same on any machine."""
-    with np.errstate(over="ignore"):
-        z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z = (z ^ (z >> np.uint64(31))) >> np.uint64(40)
-    return ((z.astype(np.int64) - 2**23) / 2**23).astype(np.float32)  # 24 bits: exact
-
-
-def pseudo_random_tree(seed: int, dtype: Any) -> list[NDArray[Any]]:
-    sizes = [int(np.prod(shape)) for shape in GOLDEN_SHAPES]
-    return [
-        np.asarray(pseudo_random(size, 1000 * seed + i).astype(dtype).reshape(shape))
-        for i, (size, shape) in enumerate(zip(sizes, GOLDEN_SHAPES, strict=True))
-    ]
-
-
-def digest(variant: Variant, storage: str) -> str:
-    """Return a hash of all parameters and state after a few steps."""
-    dtype = STORAGE[storage]
-    narrow = np.dtype(dtype).itemsize == 2
-    opt = variant.make(pseudo_random_tree(0, dtype), state_dtype=dtype if narrow else None)
-    names = opt._kernel()["inputs"]
-    for step in range(GOLDEN_STEPS):
-        grads, others = pseudo_random_tree(2 * step + 1, dtype), pseudo_random_tree(2 * step + 2, dtype)
-        if hasattr(opt, "update_hessian"):
-            opt.update_hessian(others)
-        opt.step(grads, **dict.fromkeys(names, others), **dict.fromkeys(opt.given, 2.5))
-    total = hashlib.sha256()
-    for array in everything(opt):
-        total.update(np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
-    return total.hexdigest()[:32]
-
-
-def c_library() -> dict[str, str]:
-    """Return numbers like those in these steps that come from a C library: its expm1, log and pow decide their last bit."""
-    betas = sorted({float(cls.hyperparameters[n].default) for cls in CLASSES for n in own(cls) if n.startswith("beta")})
-    steps = range(1, GOLDEN_STEPS + 1)
-    found = {f"{beta}": [one_minus_power(beta, t) for t in steps] for beta in betas}
-    found |= {f"power {y}": [power(t / 7, y) for t in steps] for y in (0.55, 0.75, 2.0, -0.25, -0.8)}
-    return {name: " ".join(value.hex() for value in values) for name, values in found.items()}
-
-
-def golden() -> Any:
-    return json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {"c_library": {}, "steps": {}}
-
 
 @pytest.mark.parametrize("isa", schuss.instruction_sets())
-@pytest.mark.parametrize("variant", EXACT, ids=str)
+@pytest.mark.parametrize("variant", golden.VARIANTS, ids=str)
 def test_golden_bits(variant: Variant, isa: str) -> None:
     """The bits that were committed, on every architecture and in every build."""
-    expected = golden()
-    ours = c_library()
-    if any(ours.get(beta) != values for beta, values in expected["c_library"].items()):
-        pytest.skip("this C library rounds expm1, log or pow in another way than that of golden.json")
-    if str(variant) not in expected["steps"]:
-        pytest.skip("not in golden.json yet: python tests/test_house.py --golden")
+    if str(variant) not in golden.committed():
+        pytest.skip("not in golden.json yet: python tests/golden.py")
     schuss.use_isa(isa)
-    assert {storage: digest(variant, storage) for storage in STORAGE} == expected["steps"][str(variant)]
+    assert golden.digests(variant) == golden.committed()[str(variant)]
 
 
 def test_golden_is_about_what_exists() -> None:
-    assert set(golden()["steps"]) <= {str(variant) for variant in EXACT}
-    assert golden()["steps"], "golden.json is missing"
-
-
-if __name__ == "__main__":
-    if sys.argv[1:] != ["--golden"]:
-        sys.exit(__doc__)
-    steps = {str(variant): {storage: digest(variant, storage) for storage in STORAGE} for variant in EXACT}
-    GOLDEN.write_text(json.dumps({"c_library": c_library(), "steps": steps}, indent=1) + "\n")
-    print(f"{GOLDEN}: {len(steps)} variants")
+    assert set(golden.committed()) <= {str(variant) for variant in golden.VARIANTS}
+    assert golden.committed(), "golden.json is missing"

@@ -50,7 +50,7 @@ SIZES = [
 
 BETAS = [0.0, 1e-300, 0.1, 0.5, 0.9, 0.95, 0.98, 0.99, 0.999, 0.9999, 0.999999, 1 - 2.0**-53]
 ROOTS = {0.9: [345, 350, 355], 0.99: [3615, 3700, 3724], 0.999: [732, 1213, 1270], 0.9999: [628, 643, 1445]}
-COUNTS = [*range(1, 40), 99, 100, 1000, 9999, 10**5, 10**6, 10**7, 123_456_789, 10**9]
+COUNTS = [*range(1, 40), 99, 100, 1000, 9999, 10**5, 10**6, 10**7, 123_456_789, 10**9, 2**31, 2**53, 2**62 - 1]
 
 
 # ---- 1 - beta^t -----------------------------------------------------------------------------------------------------------
@@ -58,16 +58,10 @@ COUNTS = [*range(1, 40), 99, 100, 1000, 9999, 10**5, 10**6, 10**7, 123_456_789, 
 
 @pytest.mark.parametrize("beta", BETAS)
 def test_one_minus_power(beta: float) -> None:
-    """Within 2 units in the last place of the exact number, without cancellation.
-
-    Three roundings make the bound: log and its product with t (at most half a unit each, which the slope of expm1 does not
-    enlarge) and expm1 itself (one unit in the C libraries that state a bound). Found: up to 1.5.
-    """
+    """The double nearest to the exact number, without cancellation, at any count."""
     with mpmath.workprec(300):
         for t in COUNTS:
-            exact = 1 - mpmath.mpf(beta) ** t
-            error = abs(mpmath.mpf(one_minus_power(beta, t)) - exact)
-            assert error <= 2 * math.ulp(float(exact)), t
+            assert one_minus_power(beta, t) == float(1 - mpmath.mpf(beta) ** t), t
 
 
 def test_one_minus_power_at_its_ends() -> None:
@@ -78,7 +72,7 @@ def test_one_minus_power_at_its_ends() -> None:
 
 
 def test_power_and_log() -> None:
-    """The C library's, without Python's errors at the ends."""
+    """Without Python's errors at the ends."""
     assert power(2.0, 10.0) == 1024.0
     assert power(0.0, -1.0) == power(1e300, 2.0) == power(math.inf, 0.5) == math.inf
     assert power(0.0, 0.0) == power(math.inf, 0.0) == 1.0
@@ -86,6 +80,39 @@ def test_power_and_log() -> None:
     assert log(0.0) == -math.inf
     assert log(math.inf) == math.inf
     assert log(math.e) == 1.0
+
+
+def test_power_and_log_are_the_nearest_doubles(rng: np.random.Generator) -> None:
+    """Of all magnitudes, near 1, subnormal, and half-way between two doubles."""
+    bases = [
+        *np.exp2(rng.uniform(-1074, 1024, 100)),
+        *(1 + rng.standard_normal(100) * np.exp2(rng.uniform(-52, -3, 100))),
+    ]
+    exponents = rng.choice([0.5, 0.55, 0.75, -0.25, -0.8, 2, 3, 1 / 3, 1.0, -2], 200)
+    pairs = [*zip(bases, exponents, strict=True), *((t, 3.0) for t in range(10**5, 10**6, 4099)), (0.875, 18.0)]
+    with mpmath.workprec(400):
+        for x, y in pairs:
+            exact = mpmath.mpf(x) ** mpmath.mpf(y)
+            if 2**-1022 < exact < mpmath.mpf(2) ** 1024:  # mpmath rounds subnormals twice
+                assert power(x, y) == float(exact), (x, y)
+            assert log(x) == float(mpmath.log(x)), x
+    assert power(2.0, -1074.4) == power(2.0, -1074.0) == 5e-324
+    assert power(0.5, 1e300) == power(2.0, -1e300) == 0.0
+
+
+def test_compiled_power(rng: np.random.Generator) -> None:
+    """The word in C++ gives the bits of the one in Python: the rate of ASGD shows it, ``lr / (1 + lambd * lr * t)**alpha``."""
+    cases = [
+        (lambd, alpha)
+        for lambd in [1e-9, 1e-3, 0.75, 1.0, 221520.0, 1e200]
+        for alpha in [0.0, 1e-9, 0.75, 1.0, 3.0, 1e3]
+    ]
+    cases += zip(np.exp2(rng.uniform(-50, 500, 300)), np.exp2(rng.uniform(-10, 10, 300)), strict=True)
+    for lambd, alpha in cases:
+        opt = schuss.ASGD(np.zeros(1), lr=1.0, lambd=lambd, alpha=alpha)
+        opt.step(np.zeros(1))
+        expected = power(1.0 + lambd, alpha)
+        assert opt.state["eta"] == (1.0 / expected if expected else math.inf), (lambd, alpha)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

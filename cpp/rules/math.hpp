@@ -8,6 +8,8 @@
 #include <limits>
 #include <type_traits>
 
+#include "rules/elementary.hpp"
+
 namespace schuss {
 namespace {
 
@@ -73,19 +75,19 @@ inline T cbrt(T x) {
     return abs(x) <= std::numeric_limits<T>::max() ? finite : x;  // infinity and NaN are their own
 }
 
-/// x^y for x >= 0, in double and for scalars only (`math.pow` in Python).
+/// x^y for x >= 0, in double and for scalars only; the double nearest to it, as `schuss.math.power`.
 inline double power(double x, double y) {
-    return std::pow(x, y);
+    return elementary::power(x, y);
 }
 
-/// The natural logarithm, in double and for scalars only (`math.log` in Python).
+/// The natural logarithm, in double and for scalars only, likewise.
 inline double log(double x) {
-    return std::log(x);
+    return elementary::log(x);
 }
 
-/// 1 - beta^t without cancellation, in double (`math.expm1` and `math.log` in Python).
+/// 1 - beta^t without cancellation, in double, likewise.
 inline double one_minus_power(double beta, double t) {
-    return beta > 0 ? -std::expm1(t * std::log(beta)) : 1.0;
+    return elementary::one_minus_power(beta, t);
 }
 
 /// A term of a sum of products. In double the product of two floats is exact and cannot overflow.

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from decimal import Context, Decimal
 
 __all__ = [
     "cbrt",
@@ -31,25 +35,25 @@ _LANES = 16  # partial sums side by side: lanes in core/kernel.hpp
 
 
 def one_minus_power(beta: float, t: float) -> float:
-    """Return ``1 - beta**t`` without cancellation.
+    """Return the double nearest to ``1 - beta**t``.
 
     Parameters
     ----------
     beta : float
         A decay in [0, 1).
     t : float
-        A step count, at least 1.
+        A step count, at least 0.
 
     Examples
     --------
     >>> one_minus_power(0.5, 2)
     0.75
     """
-    return -math.expm1(t * math.log(beta)) if beta > 0 else 1.0
+    return _nearest_power(float(beta), float(t), from_one=True) if beta > 0 else 1.0
 
 
 def power(x: float, y: float) -> float:
-    """Return ``x**y`` as the C library has it, infinite where that overflows.
+    """Return the double nearest to ``x**y``, infinite where that overflows.
 
     Parameters
     ----------
@@ -63,21 +67,53 @@ def power(x: float, y: float) -> float:
     >>> power(2.0, 0.5), power(0.0, -1.0)
     (1.4142135623730951, inf)
     """
+    if 0 < x < math.inf and math.isfinite(y):
+        return _nearest_power(float(x), float(y), from_one=False)
     try:
         return math.pow(x, y)
-    except (OverflowError, ValueError):
+    except ValueError:  # of zero to a negative power
         return math.inf
 
 
 def log(x: float) -> float:
-    """Return the natural logarithm of a number in [0, inf], minus infinity for 0.
+    """Return the double nearest to the natural logarithm of a number in [0, inf], minus infinity for 0.
 
     Examples
     --------
     >>> log(1.0), log(0.0)
     (0.0, -inf)
     """
-    return math.log(x) if x != 0 else -math.inf
+    return float(_decimal().ln(_as_decimal(x)))
+
+
+@lru_cache(4096)
+def _nearest_power(x: float, y: float, *, from_one: bool) -> float:
+    """Return the double nearest to ``x**y``, or to ``1 - x**y``, for finite numbers with x > 0."""
+    if y == int(y) and abs(y) <= 64:  # as whole numbers: only these powers can lie half-way between two doubles
+        numerator, denominator = x.as_integer_ratio() if y >= 0 else x.as_integer_ratio()[::-1]
+        above: int = numerator ** abs(int(y))
+        below: int = denominator ** abs(int(y))
+        try:
+            return (below - above if from_one else above) / below  # rounds once
+        except OverflowError:
+            return math.inf
+    exact = _decimal()
+    found = exact.exp(exact.multiply(_as_decimal(y), exact.ln(_as_decimal(x))))
+    return float(exact.subtract(1, found) if from_one else found)
+
+
+def _decimal() -> Context:
+    """Return decimal arithmetic, which has logarithms and powers to any number of digits, and raises nothing here."""
+    from decimal import Context  # where a reference runs, and not at import
+
+    return Context(prec=60, Emin=-999999, Emax=999999, traps=[])
+
+
+def _as_decimal(x: float) -> Decimal:
+    """Return exactly the same number."""
+    from decimal import Decimal
+
+    return Decimal(float(x))
 
 
 def cbrt(x: NDArray[Any]) -> NDArray[Any]:
