@@ -909,7 +909,7 @@ def test_zero_gradients_give_no_nan(variant: Variant, dtype: Any, rng: np.random
 
 
 @each_variant
-@pytest.mark.parametrize("power", [24, 31, 53])
+@pytest.mark.parametrize("power", [24, 31, 53, 62])
 def test_steps_beyond_any_small_integer(variant: Variant, power: int, rng: np.random.Generator) -> None:
     """Counts are whole numbers of 64 bits: no rule stops at 2^24 steps, nor turns negative at 2^31."""
     optimizer = variant.make([np.zeros(50), np.zeros(50, np.float32), rng.standard_normal(50)])

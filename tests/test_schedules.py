@@ -488,7 +488,7 @@ def bounds(schedule: Schedule) -> tuple[float, float]:
 @given(data=st.data())
 def test_values_are_finite_and_in_range(cls: type[Schedule], data: st.DataObject) -> None:
     schedule = data.draw(made(cls))
-    for step in (0, 1, data.draw(st.integers(0, 50)), data.draw(st.integers(0, 10**9)), 10**9):
+    for step in (0, 1, data.draw(st.integers(0, 50)), data.draw(st.integers(0, 2**62)), 10**9, 2**53 + 1, 2**62):
         value = schedule(step)
         assert type(value) is float
         assert math.isfinite(value)

@@ -234,14 +234,14 @@ void Plan::bind(Index tensor, int operand, std::byte* data, Dtype dtype, const I
     Layout& layout = layout_[at(tensor) * operands + at(operand)];
     if (!layout.shape) {
         // Memory for all layouts, once, when the first array with strides of its own comes.
-        if (layout_numbers_.empty()) {
-            std::size_t total = 0;
-            for (const View& each : bound_) total += operands * 2 * (each.shape.size() + 1);
-            layout_numbers_.assign(total, 0);
+        if (layout_first_.empty()) {
+            layout_first_.reserve(bound_.size() + 1);
+            layout_first_.push_back(0);
+            for (const View& each : bound_)
+                layout_first_.push_back(layout_first_.back() + operands * 2 * (each.shape.size() + 1));
+            layout_numbers_.assign(layout_first_.back(), 0);
         }
-        std::size_t offset = 0;
-        for (Index i = 0; i < tensor; ++i) offset += operands * 2 * (bound_[at(i)].shape.size() + 1);
-        layout.shape = layout_numbers_.data() + offset + at(operand) * room;
+        layout.shape = layout_numbers_.data() + layout_first_[at(tensor)] + at(operand) * room;
         layout.strides = layout.shape + ndim + 1;
     }
     Index* const shape_out = const_cast<Index*>(layout.shape);

@@ -217,6 +217,7 @@ private:
 
     std::vector<Layout> layout_;  ///< per tensor: of the gradient and of each input
     std::vector<Index> layout_numbers_;
+    std::vector<std::size_t> layout_first_;  ///< per tensor: where its layouts' numbers are
     std::vector<Call> call_;
     std::vector<double> sizes_, sums_, partials_, survey_partials_;
     std::vector<Interval> interval_;

@@ -459,8 +459,9 @@ class Optimizer(_Typed):
         if not groups:
             groups = [Group(params)]
         for k, group in enumerate(groups):
+            where = f"params[{k}]" if len(groups) > 1 else "params"
+            trees.check_depth(f"{name}: {where}", group.params)
             if next(trees.leaves(group.params), None) is None:
-                where = f"params[{k}]" if len(groups) > 1 else "params"
                 raise ValueError(f"{name}: {where} holds no array; pass at least one")
         return groups
 
@@ -1150,6 +1151,7 @@ class Optimizer(_Typed):
         """
         name = type(self).__name__
         self._require_training()
+        trees.check_depth(f"{name}: params", params)
         if trees.structure(params) != trees.structure(self._tree):
             raise ValueError(f"{name}: params must have the nesting they had; make a new optimizer for another one")
         before = dict(vars(self))

@@ -16,6 +16,25 @@ Tree: TypeAlias = "NDArray[Any] | Sequence[Tree] | Mapping[Any, Tree]"
 Structure: TypeAlias = "list[Structure] | dict[Any, Structure] | None"
 
 
+_DEEPEST = 100
+
+
+def check_depth(who: str, tree: Any) -> None:
+    """Refuse a nesting that the functions below, which call themselves, could not follow to its end."""
+    stack = [iter((tree,))]
+    while stack:
+        for child in stack[-1]:
+            if isinstance(child, dict | list | tuple):
+                stack.append(iter(child.values() if isinstance(child, dict) else child))
+                break
+        else:
+            stack.pop()
+        if len(stack) > _DEEPEST + 1:
+            raise ValueError(
+                f"{who} is nested more than {_DEEPEST} levels deep, or contains itself; pass a flatter nesting"
+            )
+
+
 def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the path of every leaf, as one would index it, and the leaf."""
     if isinstance(tree, dict):
