@@ -25,6 +25,7 @@ if(SCHUSS_INSTRUCTION_SETS)
   endif()
   set(SCHUSS_ISAS ${chosen})
 endif()
+
 # Sets objects_out to the objects of all instruction sets and registry_out to the registry's source.
 function(schuss_compile_rules objects_out registry_out)
   set(root ${CMAKE_CURRENT_SOURCE_DIR}/cpp)
