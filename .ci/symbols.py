@@ -58,10 +58,15 @@ def linked(extension: Path) -> Iterator[str]:
     exported = {line.split()[-1] for line in output("nm", "-D", "--defined-only", str(extension)).splitlines()}
     if exported != {"PyInit__core"}:
         yield f"exports {', '.join(sorted(exported))}, not PyInit__core alone"
-    for line in output("readelf", "-lW", str(extension)).splitlines():
-        if line.split()[:1] == ["GNU_STACK"] and "E" in line.split()[-2]:
-            yield "has an executable stack"
-    for line in output("readelf", "-dW", str(extension)).splitlines():
+    segments = [line.split() for line in output("readelf", "-lW", str(extension)).splitlines() if line.strip()]
+    if any(fields[0] == "GNU_STACK" and "E" in fields[-2] for fields in segments):
+        yield "has an executable stack"
+    if not any(fields[0] == "GNU_RELRO" for fields in segments):
+        yield "has relocations that stay writable (no RELRO)"
+    dynamic = output("readelf", "-dW", str(extension))
+    if not re.search(r"\((?:BIND_NOW|FLAGS)\).*BIND_NOW|\(FLAGS_1\).*\bNOW\b", dynamic):
+        yield "has a table of functions that stays writable (no BIND_NOW)"
+    for line in dynamic.splitlines():
         if re.search(r"\((?:RPATH|RUNPATH|TEXTREL)\)", line):
             yield f"has a dynamic entry that it must not have: {line.strip()}"
 
