@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from test_processes import STRICT, output
+from interpreters import STRICT, output
 
 #: Steps every optimizer of the package, most wrappers, and what evaluates functions.
 ALL = """

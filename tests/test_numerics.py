@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from support import SLOW, VARIANTS, Variant, bits, draws, everything, inputs_for, snapshot
-from test_processes import STRICT, output
+from interpreters import STRICT, output
 
 import schuss
 from schuss import trees
