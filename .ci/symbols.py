@@ -1,6 +1,6 @@
 """Fail unless the objects for one instruction set keep to themselves and nothing fuses a product and a sum.
 
-Usage: symbols.py BUILD_DIRECTORY EXTENSION (the built _core*.so)
+Usage: symbols.py BUILD_DIRECTORY EXTENSION (the built _core*.so); CROSS_COMPILE=aarch64-linux-gnu- for that machine's
 
 An inline function compiled for AVX-512 that the linker picks for everybody is an illegal instruction on someone's
 laptop, an initialiser runs before the choice of instruction set, a global is state, and a fused multiply-add rounds
@@ -11,6 +11,7 @@ or run at load.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -24,9 +25,11 @@ WRITABLE = re.compile(r"\.t?(data|bss)(?!\.rel\.ro)(\..*)?")  # relocated consta
 RUN_AT_LOAD = re.compile(r"\.((pre)?init_array|fini_array|ctors|dtors)(\..*)?")
 
 
-def output(*command: str) -> str:
-    """Return what a command prints."""
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+def output(tool: str, *arguments: str) -> str:
+    """Return what one of binutils prints."""
+    return subprocess.run(
+        [os.environ.get("CROSS_COMPILE", "") + tool, *arguments], check=True, capture_output=True, text=True
+    ).stdout
 
 
 def fused(binary: Path) -> Iterator[str]:
