@@ -167,12 +167,14 @@ void Plan::append(Run& run, const Cut& cut, Index tensor, Index begin, Index end
 /// Shares the chunks of the active tensors out, unless the step before had the same ones.
 void Plan::select(const Options& options) {
     if (options.by_rows && by_row_.count == 0) {
-        static_cast<Units&>(by_row_) = units(true);
-        by_row_.cut = cut(by_row_);
         selected_.clear();
+        Survey rows;
+        static_cast<Units&>(rows) = units(true);
+        rows.cut = cut(rows);
+        by_row_ = std::move(rows);
     }
     if (selected_ == active_ && selected_threads_ == threads_allowed(options)) return;
-    selected_ = active_;
+    selected_.clear();  // until all is shared out: memory may run out on the way
     selected_threads_ = threads_allowed(options);
 
     cut_tiles();
@@ -209,6 +211,7 @@ void Plan::select(const Options& options) {
             }
         }
     }
+    selected_ = active_;
 }
 
 const Compiled& Plan::rule() const {
@@ -558,7 +561,7 @@ void Plan::set_matrix(Index tensor, bool matrix, Index rows, Index columns) {
 void Plan::cut_tiles() {
     if (!rule().pass[0]) return;
     if (tiles_of_.empty()) {
-        tiles_of_.resize(bound_.size());
+        std::vector<std::vector<Tile>> tiles_of(bound_.size());  // kept when all are cut: memory may run out on the way
         row_partials_ = column_partials_ = 0;
         for (std::size_t i = 0; i < bound_.size(); ++i) {
             const Tensor& tensor = tensor_[i];
@@ -569,7 +572,7 @@ void Plan::cut_tiles() {
                 const Index end = std::min(row + height, (row / tensor.matrix_rows + 1) * tensor.matrix_rows);
                 for (Index k = 0; k < across; ++k) {
                     const Index columns = std::min(width, tensor.columns - k * width);
-                    tiles_of_[i].push_back({Index(i), row * tensor.columns + k * width, end - row, columns,
+                    tiles_of[i].push_back({Index(i), row * tensor.columns + k * width, end - row, columns,
                                             row_partials_ + row * across + k, across, column_partials_});
                     column_partials_ += columns;
                 }
@@ -577,6 +580,7 @@ void Plan::cut_tiles() {
             }
             row_partials_ += all_rows * across;
         }
+        tiles_of_ = std::move(tiles_of);
     }
     tile_.clear();
     tile_before_.assign(1, 0);

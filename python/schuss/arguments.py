@@ -9,6 +9,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
+from schuss._core import Held
 from schuss.hyperparameters import Domain, Hyperparameter, Schedule
 from schuss.optimizer import _did_you_mean, _option, _Typed
 
@@ -115,13 +116,14 @@ class Declared(_Typed):
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Keep all others out, or refuse to be the second."""
-        if not self._busy.acquire(blocking=False):
-            raise self._is_busy()
-        try:
-            yield
-        finally:
-            self._busy.release()
+        """Keep all others out, and signals waiting, or refuse to be the second."""
+        with Held():
+            if not self._busy.acquire(blocking=False):
+                raise self._is_busy()
+            try:
+                yield
+            finally:
+                self._busy.release()
 
     def _check_idle(self) -> None:
         """Refuse to touch an optimizer that is in the middle of a step."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from schuss import _core, checkpoint, memory
+from schuss._core import Held, Undo, publish
 from schuss.optimizer import StateError
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ def state_dict(optimizer: Optimizer) -> dict[str, Any]:
         },
         "scalars": {name: optimizer._scalars[:, j].copy() for j, name in enumerate(optimizer._scalar_slots)},
         "control": {
-            "skips": list(optimizer._skips),
+            "skips": optimizer._skips.tolist(),
             "clips": {
                 name: {key: each.tolist() for key, each in state.items()}
                 for name, (_, state) in clips_that_learn(optimizer._clipper).items()
@@ -82,11 +84,40 @@ def is_stateful(schedule: Any) -> bool:
 
 def load_state_dict(optimizer: Optimizer, state: Mapping[str, Any], *, cast: bool = False) -> None:
     """Check a state dict against an optimizer, then take it over."""
-    checked(optimizer, state, cast=cast)()
+    checked(optimizer, state, cast=cast).make()
 
 
-def checked(optimizer: Optimizer, state: Mapping[str, Any], *, cast: bool = False) -> Callable[[], None]:
-    """Check a state dict against an optimizer, and return what takes it over, which cannot fail any more."""
+@dataclass
+class Change:
+    """What a load has checked and is about to change: objects, and then arrays and the values of plans."""
+
+    objects: list[Any]
+    acts: list[Callable[[], None]]
+    pairs: list[tuple[NDArray[Any], NDArray[Any]]] = field(default_factory=list)
+    values: list[Any] = field(default_factory=list)
+
+    def write(self, target: NDArray[Any], source: Any) -> None:
+        """Let an array be written."""
+        self.pairs.append((target, memory.in_the_place_of(target, source)))
+
+    def __iadd__(self, other: Change) -> Change:
+        """Let another change be a part of this one."""
+        self.objects += other.objects
+        self.acts += other.acts
+        self.pairs += other.pairs
+        self.values += other.values
+        return self
+
+    def make(self) -> None:
+        """Change all, or nothing."""
+        with Held(), Undo([], self.objects):
+            for act in self.acts:
+                act()
+            publish(self.pairs, self.values)
+
+
+def checked(optimizer: Optimizer, state: Mapping[str, Any], *, cast: bool = False) -> Change:
+    """Check a state dict against an optimizer, and return the change that takes it over."""
     optimizer._require_training()
     return _Loader(optimizer, state, cast).checked()
 
@@ -157,7 +188,7 @@ class _Loader(Checks):
         super().__init__(type(optimizer).__name__, state, cast)
         self.optimizer = optimizer
 
-    def checked(self) -> Callable[[], None]:
+    def checked(self) -> Change:
         optimizer = self.optimizer
         self.check_header()
         order = self.order_of_tensors()
@@ -174,22 +205,26 @@ class _Loader(Checks):
             stages = optimizer._stages_at(int(counts[-1]), values)
         finally:
             optimizer._groups = before
+        learning = [
+            (group[key], learnt)
+            for group, own in zip([*groups, schedules_around(optimizer)], schedules, strict=True)
+            for key, (_, learnt) in own.items()
+        ]
+        same = {key: value for key, value in groups[0].items() if all(g[key] == value for g in groups)}
 
-        def take_over() -> None:
+        def act() -> None:
             optimizer._keep_last()
             optimizer._groups = groups
-            for target, source in writes:
-                target[...] = source
-            optimizer._counts[...] = counts
-            optimizer._skips, optimizer._clipper.states = skips, clips
-            for group, own in zip([*groups, schedules_around(optimizer)], schedules, strict=True):
-                for key, (_, learnt) in own.items():
-                    group[key].load_state_dict(learnt)
-            same = {key: value for key, value in groups[0].items() if all(g[key] == value for g in groups)}
-            optimizer._defaults |= same
-            optimizer._hand_over(values, *stages)
+            optimizer._clipper.states = clips
+            for schedule, learnt in learning:
+                schedule.load_state_dict(learnt)
+            optimizer._defaults = optimizer._defaults | same
 
-        return take_over
+        change = Change([optimizer, optimizer._clipper, *(schedule for schedule, _ in learning)], [act])
+        change.values.append(optimizer._handed_over(values, *stages))
+        for target, source in [*writes, (optimizer._counts, counts), (optimizer._skips, np.array(skips, np.int64))]:
+            change.write(target, source)
+        return change
 
     def check_header(self) -> None:
         state = self.state
@@ -274,7 +309,7 @@ class _Loader(Checks):
         optimizer, control = self.optimizer, self.state["control"]
         self.require_keys("control", ("skips", "clips", "schedules"), control)
         skips = control["skips"]
-        if not (isinstance(skips, list | tuple) and len(skips) == 2 and all(type(n) is int and n >= 0 for n in skips)):
+        if not (isinstance(skips, list | tuple) and len(skips) == 2 and all(type(n) is int and 0 <= n < 2**62 for n in skips)):
             raise self.fail("the state's counts of skipped steps are not valid; there must be two whole numbers")
         clipper, learnt = optimizer._new_clipper(), control["clips"]
         if not isinstance(learnt, Mapping) or not all(isinstance(each, Mapping) for each in learnt.values()):
@@ -331,15 +366,13 @@ class _Loader(Checks):
                 lengths[their] = optimizer._units[mine]
             starts = np.cumsum([0, *lengths])
             rows = np.concatenate([np.arange(starts[their], starts[their + 1]) for their in order])
-        writes = []
+        scalars = optimizer._scalars.copy()
         for j, name in enumerate(optimizer._scalar_slots):
             source = np.asarray(self.state["scalars"][name])
             if source.shape != rows.shape:
                 raise self.fail(f"slot {name} has shape {source.shape} in the state, but {rows.shape} here")
-            writes.append(
-                (optimizer._scalars[:, j], self.converted(f"slot {name}", source, np.dtype(np.float64))[rows])
-            )
-        return writes
+            scalars[:, j] = self.converted(f"slot {name}", source, np.dtype(np.float64))[rows]
+        return [(optimizer._scalars, scalars)]
 
 
 def save(optimizer: Optimizer, path: str | os.PathLike[str], *, params: bool) -> None:
@@ -381,9 +414,10 @@ def load(optimizer: Optimizer, path: str | os.PathLike[str], *, cast: bool) -> N
     loader.check_header()
     loader.order_of_tensors()
     values = checked_params(optimizer, stored, header["names"], path)
-    checked(optimizer, state, cast=cast)()
+    change = checked(optimizer, state, cast=cast)
     for leaf, source in zip(optimizer._leaves, values, strict=False):
-        leaf[...] = source
+        change.write(leaf, source)
+    change.make()
 
 
 def checked_params(

@@ -81,4 +81,5 @@ class Rollback(Wrapper):
             if not self._copies:
                 raise RuntimeError("Rollback: there is no step to take back; each can be taken back once")
             self._base._require_writeable()
-            self._copies.pop().restore()
+            self._copies[-1].restore()
+            self._copies.pop()
