@@ -1,5 +1,5 @@
 /// Work without the GIL, and what waits for it: the interpreter's end (docs/decisions/0006-interpreter-exit.md) and
-/// forks (docs/decisions/0018-threads.md).
+/// forks (docs/decisions/0019-threads.md).
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -1,4 +1,4 @@
-/// Who is inside an optimizer: one thread at a time, whatever Python's locks are (docs/decisions/0018-threads.md).
+/// Who is inside an optimizer: one thread at a time, whatever Python's locks are (docs/decisions/0019-threads.md).
 #pragma once
 
 #include <pthread.h>
