@@ -79,7 +79,8 @@ inline void wait_at_exit() {
     }));
 }
 
-/// Calls `work` in the default floating-point mode, without the GIL if it goes over more elements than a short step does.
+/// Calls `work` in the default floating-point mode, without the GIL if it goes over more elements than a short step
+/// does.
 template <class Work>
 auto without_gil(std::int64_t elements, const Work& work) {
     const FloatingPointMode mode(false);

@@ -542,15 +542,16 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
         .def(py::init<std::string>(), py::arg("owner"))
         .def(py::init<std::string, const Guard&>(), py::arg("owner"), py::arg("wrapped"))
         .def("__enter__", [](Guard& guard) { guard.enter(); })
-        .def("__exit__", [](Guard& guard, const py::args&) { guard.leave(); });
+        .def("__exit__", [](Guard& guard, const py::object&, const py::object&, const py::object&) { guard.leave(); });
 
     py::class_<Binding> plan(m, "Plan", "Arrays validated once and stepped in place.");
-    py::class_<Binding::Values>(m, "Values", "What a step of a plan takes besides gradients, or why there is to be none.");
+    py::class_<Binding::Values>(m, "Values",
+                                "What a step of a plan takes besides gradients, or why there is to be none.");
     m.def("publish", &Binding::publish, py::arg("pairs"), py::arg("values"),
-          "Copy the second array of every pair into the first, and set values of plans: all, or nothing; for who is inside "
+          "Copy the second array of every pair into the first, and set values of plans: all, or nothing; for who is "
+          "inside "
           "their guards.");
-    plan
-        .def(py::init<std::string, std::shared_ptr<Guard>, int, unsigned, const py::object&, std::vector<std::string>,
+    plan.def(py::init<std::string, std::shared_ptr<Guard>, int, unsigned, const py::object&, std::vector<std::string>,
                       std::vector<py::object>, std::vector<int>, int, const std::vector<std::uint64_t>&,
                       const std::vector<std::vector<py::object>>&, const py::array_t<double>&,
                       const py::array_t<std::int64_t>&, bool>(),
@@ -559,11 +560,12 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
              py::arg("scalars").noconvert(), py::arg("counts").noconvert(), py::arg("uint16_is_bfloat16"))
         .def("step", &Binding::step, py::arg("gradients"), py::arg("inputs"), py::arg("given"), py::arg("scale"),
              "Step once; 0 done, 1 skipped, 2 refused for a non-finite gradient.")
-        .def("step_within", &Binding::step_within, py::arg("gradients"), py::arg("inputs"), py::arg("given"),
-             py::arg("scale"), py::arg("factors"), py::arg("work"),
-             "The same for who is inside the guard already. "
-             "`work(-1)`, before the last sweep, returns what is written when the step is done, pairs of arrays, and an "
-             "`Undo` and a function that is called then, or None and None.")
+        .def(
+            "step_within", &Binding::step_within, py::arg("gradients"), py::arg("inputs"), py::arg("given"),
+            py::arg("scale"), py::arg("factors"), py::arg("work"),
+            "The same for who is inside the guard already. "
+            "`work(-1)`, before the last sweep, returns what is written when the step is done, pairs of arrays, and an "
+            "`Undo` and a function that is called then, or None and None.")
         .def("count_skips", &Binding::count_skips, py::arg("skips").noconvert(), py::arg("most"),
              "Count skipped steps, in all and in a row, and refuse more in a row than that; -1 for any number.")
         .def("protect", &Binding::protect, py::arg("arrays"), "Refuse gradients over these arrays.")

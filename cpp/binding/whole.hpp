@@ -1,5 +1,5 @@
-/// What keeps a change whole that is made by several calls (docs/decisions/0020-interrupts.md): signals wait until it is
-/// done, and bytes can be put back without asking for memory.
+/// What keeps a change whole that is made by several calls (docs/decisions/0020-interrupts.md): signals wait until it
+/// is done, and bytes can be put back without asking for memory.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -19,9 +19,9 @@ namespace schuss {
 
 namespace py = pybind11;
 
-// Python runs its signal handlers, which may raise, in the main thread between two bytecodes. While they are held another
-// handler notes what arrives, in whichever thread it does, and sends it again in the end. All but the notes belongs to the
-// main thread; elsewhere there is nothing to hold.
+// Python runs its signal handlers, which may raise, in the main thread between two bytecodes. While they are held
+// another handler notes what arrives, in whichever thread it does, and sends it again in the end. All but the notes
+// belongs to the main thread; elsewhere there is nothing to hold.
 class Signals {
 public:
     static void set_up() {
@@ -226,11 +226,14 @@ inline void bind_whole(py::module_& m) {
     py::class_<Held>(m, "Held", "A block that signals wait for: their handlers run at its end.")
         .def(py::init<>())
         .def("__enter__", [](const Held&) { Signals::hold(); })
-        .def("__exit__", [](const Held&, const py::args&) { Signals::let_go(); });
+        .def("__exit__",
+             [](const Held&, const py::object&, const py::object&, const py::object&) { Signals::let_go(); });
     py::class_<Let>(m, "Let", "A block within one of `Held` in which handlers run as ever.")
         .def(py::init<>())
         .def("__enter__", [](Let& block) { block.depth = Signals::pause(); })
-        .def("__exit__", [](const Let& block, const py::args&) { Signals::resume(block.depth); });
+        .def("__exit__", [](const Let& block, const py::object&, const py::object&, const py::object&) {
+            Signals::resume(block.depth);
+        });
     py::class_<Undo>(m, "Undo", "A block whose errors put bytes of arrays and attributes of objects back.")
         .def(py::init<std::vector<py::array>, const std::vector<py::object>&>(), py::arg("arrays"),
              py::arg("objects") = std::vector<py::object>())
