@@ -29,13 +29,15 @@ LARGE = 300_000  # elements, which take long enough for a step to release the GI
 
 
 def python(
-    code: str, *arguments: object, flags: tuple[str, ...] = (), **environment: str
+    code: str, *arguments: object, flags: tuple[str, ...] = (), timeout: float = 60, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a script in a fresh interpreter, which may import what the tests do, and give it a minute."""
+    """Run a script in a fresh interpreter, which may import what the tests do, and give it some time."""
     clean = {key: value for key, value in os.environ.items() if key not in SETTINGS}
     clean["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), clean.get("PYTHONPATH", "")])
     command = [sys.executable, *flags, "-c", textwrap.dedent(code), *map(str, arguments)]
-    return subprocess.run(command, env=clean | environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command, env=clean | environment, capture_output=True, text=True, timeout=timeout, check=False
+    )
 
 
 def output(code: str, *arguments: object, flags: tuple[str, ...] = (), **environment: str) -> str:

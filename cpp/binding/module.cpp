@@ -203,7 +203,7 @@ public:
         Stage stage;
     };
 
-    static Values values(const py::object& self, std::vector<std::vector<double>> hyper, double limit, bool centred,
+    static Values values(const py::object& plan, std::vector<std::vector<double>> hyper, double limit, bool centred,
                          double spread, std::uint64_t noise_seed, bool cautious, double average) {
         Stage stage;
         stage.limit = limit;
@@ -213,7 +213,7 @@ public:
         stage.noise_seed = noise_seed;
         stage.cautious = cautious;
         stage.average = average;
-        return {self, std::move(hyper), stage};
+        return {plan, std::move(hyper), stage};
     }
 
     /// Copies arrays into others, and sets the values of plans: all, or nothing.
@@ -539,7 +539,13 @@ PYBIND11_MODULE(_core, m) {
     m.def("num_threads", &num_threads, "The default number of threads.");
 
     py::class_<Binding> plan(m, "Plan", "Arrays validated once and stepped in place.");
-    py::class_<Binding::Values>(m, "Values", "What a step of a plan takes besides gradients.");
+    check_memory(plan);
+    py::class_<Binding::Values> values(m, "Values",
+                                       "What a step of a plan takes, every group's hyper-parameters and what surrounds the "
+                                       "rule, for `publish` to set.");
+    values.def(py::init(&Binding::values), py::arg("plan"), py::arg("hyper"), py::arg("limit"), py::arg("centred"),
+               py::arg("spread"), py::arg("noise_seed"), py::arg("cautious"), py::arg("average"));
+    check_memory(values);
     m.def("publish", &Binding::publish, py::arg("pairs"), py::arg("values"),
           "Copy the second array of every pair into the first, and set values of plans: all, or nothing.");
     plan
@@ -570,9 +576,6 @@ PYBIND11_MODULE(_core, m) {
              "Within a step: the sums of a norm of every unit, of gradients or weights.")
         .def("rows", &Binding::rows, "Within a step: units of every tensor.")
         .def("active", &Binding::active, "Within a step: which tensors have a gradient.")
-        .def("values", &Binding::values, py::arg("hyper"), py::arg("limit"), py::arg("centred"), py::arg("spread"),
-             py::arg("noise_seed"), py::arg("cautious"), py::arg("average"),
-             "What a step takes, every group's hyper-parameters and what surrounds the rule, for `publish` to set.")
         .def("set_options", &Binding::set_options, py::arg("sign"), py::arg("by_rows"), py::arg("nonfinite"),
              py::arg("flush_subnormals"), py::arg("threads"), "Set how steps run.")
         .def("set_box", &Binding::set_box, py::arg("tensor"), py::arg("lower"), py::arg("upper"), "Bound a tensor.")

@@ -10,7 +10,21 @@ import typing
 import numpy
 import numpy.typing
 
-__all__: list[str] = ["Plan", "Stack", "instruction_sets", "isa", "num_threads", "rules", "set_num_threads", "use_isa"]
+__all__: list[str] = [
+    "Held",
+    "Let",
+    "Plan",
+    "Stack",
+    "Undo",
+    "Values",
+    "instruction_sets",
+    "isa",
+    "num_threads",
+    "publish",
+    "rules",
+    "set_num_threads",
+    "use_isa",
+]
 
 class Plan:
     """
@@ -39,6 +53,12 @@ class Plan:
     def check_idle(self) -> None:
         """
         Raise RuntimeError if a step is under way.
+        """
+    def count_skips(
+        self, skips: numpy.typing.NDArray[numpy.int64], most: typing.SupportsInt | typing.SupportsIndex
+    ) -> None:
+        """
+        Count skipped steps, in all and in a row, and refuse more in a row than that; -1 for any number.
         """
     def folded(
         self, tensor: typing.SupportsInt | typing.SupportsIndex
@@ -85,14 +105,6 @@ class Plan:
         """
         Say whether a tensor decays, and where to.
         """
-    def set_hyper(
-        self,
-        group: typing.SupportsInt | typing.SupportsIndex,
-        values: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
-    ) -> None:
-        """
-        Set a group's hyper-parameters.
-        """
     def set_matrix(
         self,
         tensor: typing.SupportsInt | typing.SupportsIndex,
@@ -128,18 +140,6 @@ class Plan:
         """
         Set how steps run.
         """
-    def set_stage(
-        self,
-        limit: typing.SupportsFloat | typing.SupportsIndex,
-        centred: bool,
-        spread: typing.SupportsFloat | typing.SupportsIndex,
-        noise_seed: typing.SupportsInt | typing.SupportsIndex,
-        cautious: bool,
-        average: typing.SupportsFloat | typing.SupportsIndex,
-    ) -> None:
-        """
-        Set what surrounds the rule.
-        """
     def set_work(
         self,
         tensor: typing.SupportsInt | typing.SupportsIndex,
@@ -163,8 +163,24 @@ class Plan:
         work: typing.Any,
     ) -> int:
         """
-        Step once; 0 done, 1 skipped, 2 refused for a non-finite gradient.
+        Step once; 0 done, 1 skipped, 2 refused for a non-finite gradient. `work(-1)`, before the last sweep, returns what is written when the step is done, pairs of arrays, and an `Undo` and a function that is called then, or None and None.
         """
+
+class Values:
+    """
+    What a step of a plan takes, every group's hyper-parameters and what surrounds the rule, for `publish` to set.
+    """
+    def __init__(
+        self,
+        plan: typing.Any,
+        hyper: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]],
+        limit: typing.SupportsFloat | typing.SupportsIndex,
+        centred: bool,
+        spread: typing.SupportsFloat | typing.SupportsIndex,
+        noise_seed: typing.SupportsInt | typing.SupportsIndex,
+        cautious: bool,
+        average: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> None: ...
 
 class Stack:
     """
@@ -229,6 +245,32 @@ class Stack:
         Write the sign of the weighted signs.
         """
 
+class Held:
+    """
+    A block that signals wait for: their handlers run at its end.
+    """
+    def __enter__(self) -> None: ...
+    def __exit__(self, *args) -> None: ...
+    def __init__(self) -> None: ...
+
+class Let:
+    """
+    A block within one of `Held` in which handlers run as ever.
+    """
+    def __enter__(self) -> None: ...
+    def __exit__(self, *args) -> None: ...
+    def __init__(self) -> None: ...
+
+class Undo:
+    """
+    A block whose errors put bytes of arrays and attributes of objects back.
+    """
+    def __enter__(self) -> None: ...
+    def __exit__(self, arg0: typing.Any, arg1: typing.Any, arg2: typing.Any) -> None: ...
+    def __init__(
+        self, arrays: collections.abc.Sequence[numpy.ndarray], objects: collections.abc.Sequence[typing.Any] = []
+    ) -> None: ...
+
 def instruction_sets() -> list[str]:
     """
     The instruction sets this machine runs, baseline first.
@@ -242,6 +284,13 @@ def isa() -> str:
 def num_threads() -> int:
     """
     The default number of threads.
+    """
+
+def publish(
+    pairs: collections.abc.Sequence[tuple[numpy.ndarray, numpy.ndarray]], values: collections.abc.Sequence[Values]
+) -> None:
+    """
+    Copy the second array of every pair into the first, and set values of plans: all, or nothing.
     """
 
 def rules() -> dict[str, typing.Any]:

@@ -137,6 +137,6 @@ def in_the_place_of(target: NDArray[Any], values: Any) -> NDArray[Any]:
     alike = values.dtype == target.dtype and values.shape == target.shape
     if alike and (values.flags.f_contiguous if is_fortran(target) else values.flags.c_contiguous):
         return values
-    found = np.empty_like(target, subok=False)
+    found: NDArray[Any] = np.empty_like(target, subok=False)
     found[...] = values
     return found

@@ -71,9 +71,7 @@ def names_of(saved: Mapping[str, Any]) -> Sequence[str]:
     return names
 
 
-def checked_own(
-    wrapper: Wrapper, own: Mapping[str, Any], names: Sequence[str], *, cast: bool = False
-) -> state.Change:
+def checked_own(wrapper: Wrapper, own: Mapping[str, Any], names: Sequence[str], *, cast: bool = False) -> state.Change:
     """Check what a wrapper itself keeps, and return the change that takes it over."""
     checks = state.Checks(type(wrapper).__name__, own, cast)
     checks.require_keys("own part", ("arguments", "numbers", "arrays", "passes"), own)

@@ -309,7 +309,11 @@ class _Loader(Checks):
         optimizer, control = self.optimizer, self.state["control"]
         self.require_keys("control", ("skips", "clips", "schedules"), control)
         skips = control["skips"]
-        if not (isinstance(skips, list | tuple) and len(skips) == 2 and all(type(n) is int and 0 <= n < 2**62 for n in skips)):
+        if not (
+            isinstance(skips, list | tuple)
+            and len(skips) == 2
+            and all(type(n) is int and 0 <= n < 2**62 for n in skips)
+        ):
             raise self.fail("the state's counts of skipped steps are not valid; there must be two whole numbers")
         clipper, learnt = optimizer._new_clipper(), control["clips"]
         if not isinstance(learnt, Mapping) or not all(isinstance(each, Mapping) for each in learnt.values()):
