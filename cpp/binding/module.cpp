@@ -213,7 +213,7 @@ public:
         std::optional<std::string> suspended;
     };
 
-    static Values values(const py::object& self, std::vector<std::vector<double>> hyper, double limit, bool centred,
+    static Values values(const py::object& plan, std::vector<std::vector<double>> hyper, double limit, bool centred,
                          double spread, std::uint64_t noise_seed, bool cautious, double average) {
         Stage stage;
         stage.limit = limit;
@@ -223,11 +223,11 @@ public:
         stage.noise_seed = noise_seed;
         stage.cautious = cautious;
         stage.average = average;
-        return {self, std::move(hyper), stage, {}};
+        return {plan, std::move(hyper), stage, {}};
     }
 
     /// Lets steps be refused, for the reason given, until an empty one is.
-    static Values suspended(const py::object& self, std::string reason) { return {self, {}, {}, std::move(reason)}; }
+    static Values suspended(const py::object& plan, std::string reason) { return {plan, {}, {}, std::move(reason)}; }
 
     /// Copies arrays into others, and sets the values of plans: all, or nothing.
     static void publish(const Copies::Pairs& pairs, const std::vector<Values*>& values) {
@@ -537,20 +537,28 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     m.def("set_num_threads", &set_num_threads, py::arg("threads"), "Set the default number of threads.");
     m.def("num_threads", &num_threads, "The default number of threads.");
 
-    py::class_<Guard, std::shared_ptr<Guard>>(m, "Guard",
-                                              "A context manager that lets one thread in and refuses others.")
-        .def(py::init<std::string>(), py::arg("owner"))
+    py::class_<Guard, std::shared_ptr<Guard>> guard(m, "Guard",
+                                                    "A context manager that lets one thread in and refuses others.");
+    check_memory(guard);
+    guard.def(py::init<std::string>(), py::arg("owner"))
         .def(py::init<std::string, const Guard&>(), py::arg("owner"), py::arg("wrapped"))
         .def("__enter__", [](Guard& guard) { guard.enter(); })
         .def("__exit__", [](Guard& guard, const py::object&, const py::object&, const py::object&) { guard.leave(); });
 
     py::class_<Binding> plan(m, "Plan", "Arrays validated once and stepped in place.");
-    py::class_<Binding::Values>(m, "Values",
-                                "What a step of a plan takes besides gradients, or why there is to be none.");
+    check_memory(plan);
+    py::class_<Binding::Values> values(
+        m, "Values",
+        "What a step of a plan takes, every group's hyper-parameters and what surrounds the "
+        "rule, or else why steps are refused, for `publish` to set.");
+    values
+        .def(py::init(&Binding::values), py::arg("plan"), py::arg("hyper"), py::arg("limit"), py::arg("centred"),
+             py::arg("spread"), py::arg("noise_seed"), py::arg("cautious"), py::arg("average"))
+        .def(py::init(&Binding::suspended), py::arg("plan"), py::arg("suspended"));
+    check_memory(values);
     m.def("publish", &Binding::publish, py::arg("pairs"), py::arg("values"),
           "Copy the second array of every pair into the first, and set values of plans: all, or nothing; for who is "
-          "inside "
-          "their guards.");
+          "inside their guards.");
     plan.def(py::init<std::string, std::shared_ptr<Guard>, int, unsigned, const py::object&, std::vector<std::string>,
                       std::vector<py::object>, std::vector<int>, int, const std::vector<std::uint64_t>&,
                       const std::vector<std::vector<py::object>>&, const py::array_t<double>&,
@@ -581,9 +589,6 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
              "Within a step: the sums of a norm of every unit, of gradients or weights.")
         .def("rows", &Binding::rows, "Within a step: units of every tensor.")
         .def("active", &Binding::active, "Within a step: which tensors have a gradient.")
-        .def("values", &Binding::values, py::arg("hyper"), py::arg("limit"), py::arg("centred"), py::arg("spread"),
-             py::arg("noise_seed"), py::arg("cautious"), py::arg("average"),
-             "What a step takes, every group's hyper-parameters and what surrounds the rule, for `publish` to set.")
         .def("set_options", &Binding::set_options, py::arg("sign"), py::arg("by_rows"), py::arg("nonfinite"),
              py::arg("flush_subnormals"), py::arg("threads"), "Set how steps run.")
         .def("set_box", &Binding::set_box, py::arg("tensor"), py::arg("lower"), py::arg("upper"), "Bound a tensor.")
@@ -591,8 +596,6 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
         .def("set_decay", &Binding::set_decay, py::arg("tensor"), py::arg("decays"), py::arg("anchor"),
              "Say whether a tensor decays, and where to.")
         .def("set_averages", &Binding::set_averages, py::arg("averages"), "Set the arrays that average the tensors.")
-        .def("suspended", &Binding::suspended, py::arg("reason"),
-             "That steps are refused, for a reason, or no longer for an empty one, for `publish` to set.")
         .def("outcome", &Binding::outcome, "What the last step did.");
     bind_tools(m);
     bind_whole(m);

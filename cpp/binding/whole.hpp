@@ -40,15 +40,18 @@ public:
 
     static void hold() {
         if (!in_main_thread() || depth_++ > 0) return;
-        look_for_pythons_handler();
+        // Asking Python costs no system call.
+        static const py::handle getsignal = py::object(py::module_::import("signal").attr("getsignal")).release();
         for (std::size_t i = 0; i < signals.size(); ++i) {
-            struct sigaction& action = held_[i];
-            is_held_[i] = pythons_handler_ && sigaction(signals[i], nullptr, &action) == 0 &&
-                          !(action.sa_flags & SA_SIGINFO) && action.sa_handler == pythons_handler_;
+            is_held_[i] = PyCallable_Check(getsignal(signals[i]).ptr()) != 0;
             if (!is_held_[i]) continue;
-            struct sigaction ours = action;
+            if (!pythons_handler_) pythons_handler_ = PyOS_getsig(signals[i]);
+            struct sigaction ours{};
             ours.sa_handler = note;
-            sigaction(signals[i], &ours, nullptr);
+            sigaction(signals[i], &ours, &held_[i]);
+            if (!(held_[i].sa_flags & SA_SIGINFO) && held_[i].sa_handler == pythons_handler_) continue;
+            sigaction(signals[i], &held_[i], nullptr);  // another library has taken its place
+            is_held_[i] = false;
         }
         holding_ = true;
         if (PyErr_CheckSignals() == 0) return;  // what came before
@@ -89,7 +92,7 @@ private:
     static void hold_without_looking(int depth) {
         for (std::size_t i = 0; i < signals.size(); ++i)
             if (is_held_[i]) {
-                struct sigaction ours = held_[i];
+                struct sigaction ours{};
                 ours.sa_handler = note;
                 sigaction(signals[i], &ours, nullptr);
             }
@@ -97,18 +100,12 @@ private:
         depth_ = depth;
     }
 
-    static void look_for_pythons_handler() {
-        if (pythons_handler_) return;
-        const py::object getsignal = py::module_::import("signal").attr("getsignal");
-        for (const int signal : signals)
-            if (PyCallable_Check(getsignal(signal).ptr())) pythons_handler_ = PyOS_getsig(signal);
-    }
-
     static void release() {
         for (std::size_t i = 0; i < signals.size(); ++i) {
             struct sigaction present;
-            if (is_held_[i] && sigaction(signals[i], nullptr, &present) == 0 && present.sa_handler == note)
-                sigaction(signals[i], &held_[i], nullptr);
+            if (!is_held_[i]) continue;
+            sigaction(signals[i], &held_[i], &present);
+            if (present.sa_handler != note) sigaction(signals[i], &present, nullptr);  // it was changed in between
         }
         holding_ = false;
         for (std::size_t i = 0; i < signals.size(); ++i)
@@ -217,30 +214,41 @@ private:
     std::vector<py::array> arrays_;
 };
 
+/// Lets the making of an object raise MemoryError: pybind11 does not look at what the allocation of an instance
+/// returned.
+inline void check_memory(const py::handle& type) {
+    reinterpret_cast<PyTypeObject*>(type.ptr())->tp_new = [](PyTypeObject* cls, PyObject*, PyObject*) -> PyObject* {
+        PyObject* const self = cls->tp_alloc(cls, 0);
+        if (self) reinterpret_cast<py::detail::instance*>(self)->allocate_layout();
+        return self;
+    };
+}
+
 inline void bind_whole(py::module_& m) {
     struct Held {};
     struct Let {
         int depth = 0;
     };
     Signals::set_up();
-    py::class_<Held>(m, "Held", "A block that signals wait for: their handlers run at its end.")
-        .def(py::init<>())
+    py::class_<Held> held(m, "Held", "A block that signals wait for: their handlers run at its end.");
+    held.def(py::init<>())
         .def("__enter__", [](const Held&) { Signals::hold(); })
         .def("__exit__",
              [](const Held&, const py::object&, const py::object&, const py::object&) { Signals::let_go(); });
-    py::class_<Let>(m, "Let", "A block within one of `Held` in which handlers run as ever.")
-        .def(py::init<>())
+    py::class_<Let> let(m, "Let", "A block within one of `Held` in which handlers run as ever.");
+    let.def(py::init<>())
         .def("__enter__", [](Let& block) { block.depth = Signals::pause(); })
         .def("__exit__", [](const Let& block, const py::object&, const py::object&, const py::object&) {
             Signals::resume(block.depth);
         });
-    py::class_<Undo>(m, "Undo", "A block whose errors put bytes of arrays and attributes of objects back.")
-        .def(py::init<std::vector<py::array>, const std::vector<py::object>&>(), py::arg("arrays"),
+    py::class_<Undo> undo(m, "Undo", "A block whose errors put bytes of arrays and attributes of objects back.");
+    undo.def(py::init<std::vector<py::array>, const std::vector<py::object>&>(), py::arg("arrays"),
              py::arg("objects") = std::vector<py::object>())
         .def("__enter__", [](const Undo&) {})
         .def("__exit__", [](const Undo& block, const py::object& error, const py::object&, const py::object&) {
             if (!error.is_none()) block.restore();
         });
+    for (const py::handle& type : std::initializer_list<py::handle>{held, let, undo}) check_memory(type);
 }
 
 }  // namespace schuss

@@ -806,7 +806,8 @@ class Optimizer(_Typed):
     ) -> Values:
         """Return numbers of a step as `publish` hands them to the plan."""
         names = self._kernel()["hyper"]
-        return self._plan.values(
+        return Values(
+            self._plan,
             [[*(group[key] for key in names), *more] for group, more in zip(values, around, strict=True)],
             limit,
             self.centralize,
@@ -859,7 +860,8 @@ class Optimizer(_Typed):
         ----------
         grads : array, or nesting of arrays as in `params`
             Of the parameters' shapes and any floating dtype and memory layout; read only. None in place of an array
-            leaves that tensor, its state and its own step count as they are.
+            leaves that tensor, its state and its own step count as they are; None in place of a list or dict, all in it.
+            None alone is refused, since it is what a function without a return returns.
         grad_scale : float
             What the gradients are multiplied with before all else, in (0, inf): 1 / scale for a loss that was scaled.
         **inputs
@@ -875,6 +877,10 @@ class Optimizer(_Typed):
         RuntimeError
             If another thread is inside this optimizer, or the parameters are those of `eval`.
         """
+        if grads is None:
+            raise TypeError(
+                f"{type(self).__name__}: grads is None; pass None in the place of each tensor to be skipped"
+            )
         if grad_scale != 1.0:
             grad_scale = _GRAD_SCALE.check(f"{type(self).__name__}: grad_scale", grad_scale)
         arrays, numbers = self._ordered(inputs) if inputs or self.inputs else ((), ())
@@ -898,13 +904,17 @@ class Optimizer(_Typed):
         clipper = self._clipper
         factors = self._factors if clipper.clips else None
         work = functools.partial(self._between, values) if self._stops else None
-        clipper.learnt = None
-        with Held():
-            status: int = self._plan.step_within(grads, arrays, numbers, grad_scale, factors, work)
-            if clipper.learnt is not None:
-                clipper.states, clipper.report = clipper.learnt
-            for tensors, projection in self._projections:
-                projection.apply([bool(self._counts[i] != before[i]) for i in tensors])
+        status: int
+        if clipper.clips or self._projections:
+            clipper.learnt = None
+            with Held():
+                status = self._plan.step_within(grads, arrays, numbers, grad_scale, factors, work)
+                if clipper.learnt is not None:
+                    clipper.states, clipper.report = clipper.learnt
+                for tensors, projection in self._projections:
+                    projection.apply([bool(self._counts[i] != before[i]) for i in tensors])
+        else:
+            status = self._plan.step_within(grads, arrays, numbers, grad_scale, factors, work)
         for each in told:
             if each is not None:
                 each()
@@ -1022,7 +1032,7 @@ class Optimizer(_Typed):
         """Keep the weights in training until `train`, refuse steps until then, and write others in their place."""
         with Held(), Undo([], [self]):
             self._kept = [leaf.copy(order="K") for leaf in self._leaves] if copied else []
-            publish(pairs, [self._plan.suspended(_NOT_IN_TRAINING)])
+            publish(pairs, [Values(self._plan, _NOT_IN_TRAINING)])
 
     @guarded
     def train(self) -> None:
@@ -1033,7 +1043,7 @@ class Optimizer(_Typed):
         with Held(), Undo([], [self]):
             pairs = list(zip(self._leaves, self._kept, strict=False))
             self._kept = None
-            publish(pairs, [self._plan.suspended("")])
+            publish(pairs, [Values(self._plan, "")])
 
     def _require_training(self) -> None:
         """Refuse what changes or keeps the state while the parameters are those of `eval`."""

@@ -219,6 +219,10 @@ class Wrapper(Declared):
         TypeError, ValueError, BufferError, FloatingPointError, RuntimeError
             As the wrapped optimizer's step; nothing was changed at any level.
         """
+        if grads is None:
+            raise TypeError(
+                f"{type(self).__name__}: grads is None; pass None in the place of each tensor to be skipped"
+            )
         self._require_training()
         self._require_tensors()
         self._advance(grads, **inputs)
