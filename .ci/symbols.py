@@ -1,6 +1,6 @@
 """Fail unless the objects for one instruction set keep to themselves and nothing fuses a product and a sum.
 
-Usage: symbols.py BUILD_DIRECTORY EXTENSION (the built _core*.so)
+Usage: symbols.py BUILD_DIRECTORY EXTENSION (the built _core*.so); CROSS_COMPILE=aarch64-linux-gnu- for that machine's
 
 An inline function compiled for AVX-512 that the linker picks for everybody is an illegal instruction on someone's
 laptop, an initialiser runs before the choice of instruction set, a global is state, and a fused multiply-add rounds
@@ -11,6 +11,7 @@ or run at load.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -24,9 +25,11 @@ WRITABLE = re.compile(r"\.t?(data|bss)(?!\.rel\.ro)(\..*)?")  # relocated consta
 RUN_AT_LOAD = re.compile(r"\.((pre)?init_array|fini_array|ctors|dtors)(\..*)?")
 
 
-def output(*command: str) -> str:
-    """Return what a command prints."""
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+def output(tool: str, *arguments: str) -> str:
+    """Return what one of binutils prints."""
+    return subprocess.run(
+        [os.environ.get("CROSS_COMPILE", "") + tool, *arguments], check=True, capture_output=True, text=True
+    ).stdout
 
 
 def fused(binary: Path) -> Iterator[str]:
@@ -58,10 +61,15 @@ def linked(extension: Path) -> Iterator[str]:
     exported = {line.split()[-1] for line in output("nm", "-D", "--defined-only", str(extension)).splitlines()}
     if exported != {"PyInit__core"}:
         yield f"exports {', '.join(sorted(exported))}, not PyInit__core alone"
-    for line in output("readelf", "-lW", str(extension)).splitlines():
-        if line.split()[:1] == ["GNU_STACK"] and "E" in line.split()[-2]:
-            yield "has an executable stack"
-    for line in output("readelf", "-dW", str(extension)).splitlines():
+    segments = [line.split() for line in output("readelf", "-lW", str(extension)).splitlines() if line.strip()]
+    if any(fields[0] == "GNU_STACK" and "E" in fields[-2] for fields in segments):
+        yield "has an executable stack"
+    if not any(fields[0] == "GNU_RELRO" for fields in segments):
+        yield "has relocations that stay writable (no RELRO)"
+    dynamic = output("readelf", "-dW", str(extension))
+    if not re.search(r"\((?:BIND_NOW|FLAGS)\).*BIND_NOW|\(FLAGS_1\).*\bNOW\b", dynamic):
+        yield "has a table of functions that stays writable (no BIND_NOW)"
+    for line in dynamic.splitlines():
         if re.search(r"\((?:RPATH|RUNPATH|TEXTREL)\)", line):
             yield f"has a dynamic entry that it must not have: {line.strip()}"
 

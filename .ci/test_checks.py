@@ -68,7 +68,15 @@ def test_symbols(source: str, says: str, tmp_path: Path) -> None:
     assert any(says in fault for fault in found) if says else not found
 
 
-@pytest.mark.parametrize(("flag", "says"), [("-Wl,-z,execstack", "executable stack"), ("-Wl,-rpath,/", "RUNPATH")])
+@pytest.mark.parametrize(
+    ("flag", "says"),
+    [
+        ("-Wl,-z,execstack", "executable stack"),
+        ("-Wl,-rpath,/", "RUNPATH"),
+        ("-Wl,-z,norelro", "no RELRO"),
+        ("-Wl,-z,lazy", "no BIND_NOW"),
+    ],
+)
 def test_linked(flag: str, says: str, tmp_path: Path) -> None:
     build(tmp_path, '[[gnu::visibility("default")]] int extra() { return 1; }', "x86-64")
     subprocess.run(["g++", "-shared", flag, "unit.o", "-o", "unit.so"], cwd=tmp_path, check=True)

@@ -26,7 +26,7 @@ extern "C" [[gnu::visibility("default")]] const char* __ubsan_default_options() 
     return SCHUSS_SANITIZER_OPTIONS;
 }
 extern "C" [[gnu::visibility("default")]] const char* __tsan_default_options() {
-    return SCHUSS_SANITIZER_OPTIONS ":halt_on_error=1";
+    return SCHUSS_SANITIZER_OPTIONS ":halt_on_error=1:ignore_noninstrumented_modules=1";
 }
 
 namespace {

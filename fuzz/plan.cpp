@@ -23,6 +23,13 @@ namespace {
 
 thread_local long long allocations_left = -1;  ///< until one fails; negative: none does
 
+}  // namespace
+
+// (Clang's sanitizers come with operators of their own that give no way to: there no allocation fails.)
+#if !defined(__clang__)
+
+namespace {
+
 void* allocate(std::size_t bytes) {
     if (allocations_left >= 0 && allocations_left-- == 0) return nullptr;
     return std::malloc(std::max<std::size_t>(bytes, 1));
@@ -47,6 +54,8 @@ void operator delete(void* memory, std::size_t) noexcept {
 void operator delete(void* memory, const std::nothrow_t&) noexcept {
     std::free(memory);
 }
+
+#endif
 
 namespace fuzz {
 namespace {

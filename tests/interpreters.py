@@ -12,6 +12,24 @@ SETTINGS = ("SCHUSS_ISA", "SCHUSS_NUM_THREADS", "OMP_NUM_THREADS")
 STRICT = ("-X", "dev", "-W", "error")
 LARGE = 300_000  # elements, which take long enough for a step to release the GIL and to use threads
 
+STEPPING = f"""
+import hashlib, sys
+import numpy as np
+import schuss
+
+def make(threads=2):
+    return schuss.LAMB(np.linspace(-1, 1, {LARGE}, dtype=np.float32), threads=threads)
+
+def digest(optimizer, steps):
+    grads = np.linspace(1, -2, {LARGE}, dtype=np.float32)
+    for _ in range(steps):
+        optimizer.step(grads)
+    return hashlib.sha256(optimizer.params.tobytes()).hexdigest()
+
+held = make()
+digest(held, 2)  # with a pool of threads, which a fork leaves behind
+"""
+
 
 def python(
     code: str, *arguments: object, flags: tuple[str, ...] = (), limit: float = 60, **environment: str

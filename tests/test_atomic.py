@@ -24,9 +24,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
+from interpreters import python
 from support import CLASSES, SLOW, bits, by_rows, inputs_for, tries
 from test_errors import IMMOVABLE, UNUSABLE, refuses
-from test_processes import python
 from wrapping import PAIRS, SINGLES, levels
 from wrapping import make as wrapped
 
@@ -1037,7 +1037,7 @@ def starved() -> list[str]:
 def test_an_allocation_that_fails_leaves_all_or_nothing_done(name: str, failing_malloc: Path) -> None:
     code = "import sys\nfrom test_atomic import starve\nstarve([sys.argv[1]], int(sys.argv[2]))"
     environment = {"LD_PRELOAD": str(failing_malloc), "PYTHONMALLOC": "malloc", "OMP_NUM_THREADS": "1"}
-    done = python(code, name, tries(40, 100_000), timeout=tries(120, 3600), **environment)
+    done = python(code, name, tries(40, 100_000), limit=tries(120, 3600), **environment)
     assert (done.stderr, done.returncode) == ("", 0)
     counts = json.loads(done.stdout)
     assert counts.pop("refused") > 0

@@ -11,9 +11,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from interpreters import STRICT, output
 from numpy.typing import NDArray
 from support import SLOW, VARIANTS, Variant, bits, draws, everything, inputs_for, snapshot
-from test_processes import STRICT, output
 
 import schuss
 from schuss import trees

@@ -1,80 +1,25 @@
-"""Forks, signals, the environment, and the interpreter's beginning and end."""
+"""Signals, the environment, and the interpreter's beginning and end."""
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import signal
-import subprocess
-import sys
 import textwrap
+import weakref
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
-from interpreters import LARGE, SETTINGS, STRICT, output, python
-from support import CLASSES, VARIANTS, inputs_for, snapshot
+from interpreters import LARGE, SETTINGS, STEPPING, STRICT, output, python
+from support import CLASSES, VARIANTS, inputs_for, snapshot, tries
 
 import schuss
 
 Optimizer = schuss.Optimizer
-
-# ---- forks
-
-STEPPING = f"""
-import hashlib, sys
-import numpy as np
-import schuss
-
-def make(threads=2):
-    return schuss.LAMB(np.linspace(-1, 1, {LARGE}, dtype=np.float32), threads=threads)
-
-def digest(optimizer, steps):
-    grads = np.linspace(1, -2, {LARGE}, dtype=np.float32)
-    for _ in range(steps):
-        optimizer.step(grads)
-    return hashlib.sha256(optimizer.params.tobytes()).hexdigest()
-
-held = make()
-digest(held, 2)  # with a pool of threads, which a fork leaves behind
-"""
-
-
-def test_a_forked_child_steps() -> None:
-    """The child has the parent's optimizer, steps it without the parent's threads, and gets the same bits."""
-    code = """
-    import os, signal
-    child = os.fork()
-    if child == 0:
-        signal.alarm(30)  # a child that hangs is ended
-        os._exit(0 if digest(held, 2) == digest(make(), 4) and schuss.get_num_threads() == 1 else 3)
-    mine = digest(held, 2)
-    _, status = os.waitpid(child, 0)
-    print(os.waitstatus_to_exitcode(status), mine == digest(make(1), 4))
-    """
-    # Python 3.12 warns of forks beside threads: that they work is what this is about.
-    assert output(STEPPING + textwrap.dedent(code), flags=("-W", "ignore::DeprecationWarning")) == "0 True\n"
-
-
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-def test_multiprocessing(method: str, tmp_path: Path) -> None:
-    main = """
-    def work(optimizer):
-        return digest(make(), 2), digest(optimizer, 2)
-
-    if __name__ == "__main__":
-        import multiprocessing
-        with multiprocessing.get_context(sys.argv[1]).Pool(2) as pool:
-            found = pool.map_async(work, [held, held]).get(timeout=50)
-        print(set(found) == {(digest(make(), 2), digest(make(), 4))})
-    """
-    script = tmp_path / "work.py"
-    script.write_text(STEPPING + textwrap.dedent(main))
-    done = subprocess.run([sys.executable, script, method], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.stdout, done.stderr, done.returncode) == ("True\n", "", 0)
-
 
 # ---- signals
 
@@ -112,6 +57,44 @@ def test_an_interrupt_leaves_a_whole_step_done() -> None:
     assert snapshot(optimizer) == snapshot(twin)
 
 
+def test_the_stacks_of_a_step_can_be_dumped_at_any_time() -> None:
+    """Faulthandler's own thread walks the stacks while steps run, and nothing changes."""
+    code = """
+    import faulthandler, tempfile
+    with tempfile.TemporaryFile("w+") as file:
+        faulthandler.dump_traceback_later(0.001, repeat=True, file=file)
+        for _ in range(30):
+            found = digest(make(), 3)
+        faulthandler.cancel_dump_traceback_later()
+        file.seek(0)
+        print("in step" in file.read(), found == digest(make(1), 3))
+    """
+    assert output(STEPPING + textwrap.dedent(code), flags=STRICT) == "True True\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@pytest.mark.parametrize("handled", [False, True], ids=["default", "handler"])
+def test_a_signal_that_ends_the_process_during_a_step(handled: bool) -> None:
+    """By itself at once; by a handler that raises SystemExit after the step, which is whole then."""
+    code = """
+    import os, signal, threading, time
+
+    optimizer = schuss.SGD(np.zeros(3_000_000, np.float32), lr=1.0, threads=2)
+    if sys.argv[1] == "True":
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(7))
+    threading.Thread(target=lambda: (time.sleep(0.05), os.kill(os.getpid(), signal.SIGTERM)), daemon=True).start()
+    try:
+        while True:
+            optimizer.step(np.ones(3_000_000, np.float32))
+    finally:
+        print((optimizer.params == -optimizer.t).all())
+    """
+    for _ in range(tries(1, 50)):
+        done = python(STEPPING + textwrap.dedent(code), handled, flags=STRICT)
+        expected = ("True\n", "", 7) if handled else ("", "", -signal.SIGTERM)
+        assert (done.stdout, done.stderr, done.returncode) == expected
+
+
 # ---- the beginning and the end of a process
 
 
@@ -142,31 +125,177 @@ def test_the_end_is_silent(flags: tuple[str, ...]) -> None:
     assert output(STEPPING + textwrap.dedent(code), flags=flags) == ""
 
 
-def test_the_end_comes_during_a_step() -> None:
+@pytest.mark.parametrize("maker", ["make", "clipped", "muon", "wrapped"])
+def test_the_end_comes_during_a_step(maker: str) -> None:
     """A daemon thread may be inside a step when the interpreter goes down."""
     code = """
     import threading, time
 
+    def clipped():
+        return schuss.Adam(np.ones(300_000, np.float32), threads=2, clip=schuss.ClipNorm(1.0))
+
+    def muon():
+        return schuss.Muon(np.ones(300_000, np.float32).reshape(1000, 300), threads=2)
+
+    def wrapped():
+        return schuss.Lookahead(schuss.EMA(clipped()), k=2)
+
+    optimizer = globals()[sys.argv[1]]()
+    grads = np.ones_like(optimizer.params)
+
     def forever():
         while True:
-            digest(held, 1)
+            optimizer.step(grads)
 
     threading.Thread(target=forever, daemon=True).start()
     time.sleep(0.1)
     """
+    for _ in range(tries(1, 200)):
+        assert output(STEPPING + textwrap.dedent(code), maker, flags=STRICT) == ""
+
+
+def test_steps_at_the_very_end() -> None:
+    """In functions registered for the exit, in finalizers, and in the deletion of objects that live to the end."""
+    code = """
+    import atexit, weakref
+
+    def late(who, optimizer):
+        optimizer.step(np.ones_like(optimizer.params))
+        print(who, optimizer.t, flush=True)
+
+    class Model:
+        def __init__(self, size):
+            self.optimizer = schuss.Adam(np.ones(size, np.float32), threads=2)
+        def __del__(self, late=late):
+            late("deletion", self.optimizer)
+
+    atexit.register(late, "exit", make())
+    owner = Model(10)
+    weakref.finalize(owner, late, "finalizer", schuss.SGD(np.ones(300_000, np.float32), threads=2))
+    large = Model(300_000)
+    cycle = [Model(20)]
+    cycle.append(cycle)
+    """
+    said = output(STEPPING + textwrap.dedent(code), flags=STRICT)
+    assert sorted(said.splitlines()) == ["deletion 1"] * 3 + ["exit 1", "finalizer 1"]
+
+
+def test_optimizers_in_cycles_are_collected() -> None:
+    """And callbacks of weak references may step another one while the garbage is taken out."""
+    other = schuss.SGD(np.zeros(3), lr=1.0)
+    gone = []
+
+    def callback(reference: weakref.ref[Any]) -> None:
+        gone.append(reference)
+        other.step(np.ones(3))
+
+    references = []
+    for make in (
+        lambda: schuss.Adam(np.ones(3), lr=lambda step: 0.1, clip=schuss.ClipNorm(1.0)),
+        lambda: schuss.EMA(schuss.Muon(np.ones((3, 2)))),
+        lambda: schuss.LBFGS(np.ones(3)),
+    ):
+        optimizer: Any = make()
+        vars(optimizer)["_cycle"] = [optimizer]
+        if isinstance(optimizer, Optimizer):
+            vars(optimizer)["_recorder"] = schuss.Recorder(optimizer)
+        references.append(weakref.ref(optimizer, callback))
+    del optimizer
+    gc.collect()
+    assert [reference() for reference in references] == [None] * 3
+    assert (len(gone), other.t) == (3, 3)
+
+
+def test_sub_interpreters_never_crash() -> None:
+    """They import the package or refuse to, as NumPy does; the main one goes on either way."""
+    code = """
+    import warnings
+    try:
+        import _interpreters as interpreters  # Python 3.13
+    except ImportError:
+        import _xxsubinterpreters as interpreters
+    run = "import schuss, numpy; o = schuss.SGD(numpy.zeros(3), lr=1.0); o.step(numpy.ones(3)); assert o.params[0] == -1"
+    found = []
     for _ in range(3):
-        assert output(STEPPING + textwrap.dedent(code), flags=STRICT) == ""
+        number = interpreters.create()
+        try:
+            interpreters.run_string(number, f"import warnings; warnings.simplefilter('ignore')\\n{run}")
+        except Exception as error:
+            found.append(error)
+        interpreters.destroy(number)
+    assert all("ImportError" in str(error) for error in found), found
+    print(digest(held, 2) == digest(make(), 4))
+    """
+    done = python(STEPPING + textwrap.dedent(code))
+    assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr
+
+
+#: Reads and sets the floating-point modes of a thread: the control bits of MXCSR, or the rounding on another machine.
+MODES = """
+import ctypes, ctypes.util, platform
+libm = ctypes.CDLL(ctypes.util.find_library("m"))
+UPWARD = 0x800 if platform.machine() == "x86_64" else 0x400000
+
+def modes():
+    environment = (ctypes.c_uint32 * 64)()
+    libm.fegetenv(environment)
+    return environment[7] & 0xFFC0 if platform.machine() == "x86_64" else libm.fegetround()
+"""
 
 
 def test_floating_point_modes_are_left_alone() -> None:
-    """Neither the import nor a step that flushes subnormals changes what NumPy finds."""
+    """Neither the import nor a step that flushes subnormals changes those of any thread, or what NumPy finds."""
     code = """
-    optimizer = schuss.Adam(np.full(300_000, 1e-40, np.float32), flush_subnormals=True, threads=2)
-    optimizer.step(np.full(300_000, 1e-40, np.float32))
+    before = modes()
+    import numpy as np
+    import schuss
+    after_import = modes()
+
+    def step(flush, threads):
+        params = np.full(300_000, 1e-40, np.float32)
+        schuss.SGD(params, lr=1.0, flush_subnormals=flush, threads=threads).step(np.full(300_000, 3e-41, np.float32))
+        return set(params.tolist())
+
+    kept = step(False, 1)
+    for threads in (1, 2, 3):
+        print(step(True, threads), step(False, threads) == kept, len(kept), 0.0 in kept)
+    print(modes() == after_import == before)
     print([float(np.finfo(dtype).smallest_subnormal) > 0 for dtype in (np.float16, np.float32, np.float64)])
     print(5e-324 / 1 > 0, float(np.array([1e-310]).sum()) > 0, 0.1 + 0.2 == 0.30000000000000004)
     """
-    assert output(STEPPING + textwrap.dedent(code), flags=STRICT) == "[True, True, True]\nTrue True True\n"
+    said = output(MODES + textwrap.dedent(code), flags=STRICT)
+    assert said == 3 * "{0.0} True 1 False\n" + "True\n[True, True, True]\nTrue True True\n"
+
+
+def test_floating_point_modes_of_the_caller_do_not_matter() -> None:
+    """Nor do those that were set when the pool's threads were made: the bits are those of the default modes."""
+    code = """
+    import numpy as np
+    import schuss
+
+    rng = np.random.default_rng(0)
+    start, grads = rng.standard_normal((2, 300_000)).astype(np.float32)
+    chosen = ["Adam", "LAMB", "Prodigy"]
+
+    def run(threads):
+        found = []
+        for name in chosen:
+            optimizer = getattr(schuss, name)(start.copy(), lr=0.1, threads=threads)
+            optimizer.step(grads)
+            optimizer.step(grads)
+            found.append(optimizer.params.tobytes())
+        return found
+
+    run(1)  # imports, under the default modes
+    libm.fesetround(UPWARD)
+    inside = [run(threads) for threads in (3, 2, 1)]  # the pool is made here
+    still = libm.fegetround() == UPWARD
+    libm.fesetround(0)
+    expected = run(1)
+    print(still, [found == expected for found in inside], [run(threads) == expected for threads in (2, 3)])
+    """
+    said = output(MODES + textwrap.dedent(code))
+    assert said == "True [True, True, True] [True, True]\n"
 
 
 def test_optimised_python_keeps_the_checks() -> None:

@@ -520,7 +520,7 @@ py::typing::Dict<py::str, py::object> rules() {
 }  // namespace
 }  // namespace schuss
 
-PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
+PYBIND11_MODULE(_main_core, m, pybind11::mod_gil_not_used()) {
     using namespace schuss;
     m.doc() = "The compiled part of schuss: rules, instruction sets, threads, and plans.";
     m.attr("__version__") = SCHUSS_VERSION;
@@ -543,7 +543,9 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     guard.def(py::init<std::string>(), py::arg("owner"))
         .def(py::init<std::string, const Guard&>(), py::arg("owner"), py::arg("wrapped"))
         .def("__enter__", [](Guard& guard) { guard.enter(); })
-        .def("__exit__", [](Guard& guard, const py::object&, const py::object&, const py::object&) { guard.leave(); });
+        .def(
+            "__exit__", [](Guard& guard, const py::object&, const py::object&, const py::object&) { guard.leave(); },
+            py::arg("kind"), py::arg("error"), py::arg("traceback"));
 
     py::class_<Binding> plan(m, "Plan", "Arrays validated once and stepped in place.");
     check_memory(plan);
@@ -599,4 +601,13 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
         .def("outcome", &Binding::outcome, "What the last step did.");
     bind_tools(m);
     bind_whole(m);
+}
+
+/// The module's entry. In another interpreter than the main one, pybind11 would wait for a GIL that its own thread
+/// holds.
+extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {
+    if (PyInterpreterState_Get() == PyInterpreterState_Main()) return PyInit__main_core();
+    PyErr_SetString(PyExc_ImportError,
+                    "schuss: it cannot be imported in a sub-interpreter; import it in the main one, or use processes");
+    return nullptr;
 }

@@ -233,21 +233,28 @@ inline void bind_whole(py::module_& m) {
     py::class_<Held> held(m, "Held", "A block that signals wait for: their handlers run at its end.");
     held.def(py::init<>())
         .def("__enter__", [](const Held&) { Signals::hold(); })
-        .def("__exit__",
-             [](const Held&, const py::object&, const py::object&, const py::object&) { Signals::let_go(); });
+        .def(
+            "__exit__", [](const Held&, const py::object&, const py::object&, const py::object&) { Signals::let_go(); },
+            py::arg("kind"), py::arg("error"), py::arg("traceback"));
     py::class_<Let> let(m, "Let", "A block within one of `Held` in which handlers run as ever.");
     let.def(py::init<>())
         .def("__enter__", [](Let& block) { block.depth = Signals::pause(); })
-        .def("__exit__", [](const Let& block, const py::object&, const py::object&, const py::object&) {
-            Signals::resume(block.depth);
-        });
+        .def(
+            "__exit__",
+            [](const Let& block, const py::object&, const py::object&, const py::object&) {
+                Signals::resume(block.depth);
+            },
+            py::arg("kind"), py::arg("error"), py::arg("traceback"));
     py::class_<Undo> undo(m, "Undo", "A block whose errors put bytes of arrays and attributes of objects back.");
     undo.def(py::init<std::vector<py::array>, const std::vector<py::object>&>(), py::arg("arrays"),
              py::arg("objects") = std::vector<py::object>())
         .def("__enter__", [](const Undo&) {})
-        .def("__exit__", [](const Undo& block, const py::object& error, const py::object&, const py::object&) {
-            if (!error.is_none()) block.restore();
-        });
+        .def(
+            "__exit__",
+            [](const Undo& block, const py::object& error, const py::object&, const py::object&) {
+                if (!error.is_none()) block.restore();
+            },
+            py::arg("kind"), py::arg("error"), py::arg("traceback"));
     for (const py::handle& type : std::initializer_list<py::handle>{held, let, undo}) check_memory(type);
 }
 

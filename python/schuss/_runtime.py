@@ -130,13 +130,13 @@ def _available_cores() -> int:
 def _quota_files() -> list[str]:
     """Return where the quotas of version 2 and of version 1 are, from the mount's root down to the process's own group."""
     try:
-        lines = _text("/proc/self/cgroup").splitlines()
+        groups = [line.split(":", 2) for line in _text("/proc/self/cgroup").splitlines()]
     except OSError:
-        lines = []
+        groups = []
     found = []
     for root, file, controller in (("", "cpu.max", ""), ("/cpu", "cpu.cfs_quota_us", "cpu")):
         # In a container the path may be that of the host, and the root the container's group.
-        path = next((each[2] for line in lines if controller in (each := line.split(":", 2))[1].split(",")), "/")
+        path = next((each[2] for each in groups if len(each) == 3 and controller in each[1].split(",")), "/")
         parts = [part for part in path.split("/") if part]
         found += ["/".join([f"/sys/fs/cgroup{root}", *parts[:depth], file]) for depth in range(len(parts) + 1)]
     return found

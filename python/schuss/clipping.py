@@ -7,7 +7,7 @@ the gradients themselves are left as they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -21,6 +21,7 @@ __all__ = ["AdaGC", "AutoClip", "Clip", "ClipAdaptive", "ClipNorm", "ClipValue"]
 Floats = NDArray[np.float64]
 
 _POSITIVE = Domain(0.0, lower_open=True)
+_WHOLE = Domain(0.0, 2.0**53, whole=True)
 
 #: What a sum runs over, as the compiled sweeps number it.
 _ABSOLUTE, _SQUARES, _POWERS, _LARGEST = 1, 2, 3, 4
@@ -138,6 +139,10 @@ class Clip:
     def initial(self, tensors: int) -> dict[str, Floats]:
         """Return what it knows before the first step."""
         return {}
+
+    def may_know(self, state: Mapping[str, Floats]) -> bool:
+        """Tell whether steps could have led to a state of a checkpoint: norms are not negative."""
+        return all(bool((each >= 0).all()) for each in state.values())
 
     def unit(self) -> Literal["all", "tensor", "row"]:
         """Return what has a factor of its own; rows are those of tensors with more than one dimension."""
@@ -332,6 +337,11 @@ class AutoClip(Clip):
     def initial(self, tensors: int) -> dict[str, Floats]:
         """Return no norms: a ring of numbers, and how many were written."""
         return {"norms": np.zeros(int(self.window)), "written": np.zeros(1)}
+
+    def may_know(self, state: Mapping[str, Floats]) -> bool:
+        """Tell whether steps could have led to a state: only finite norms are kept, and counted."""
+        written = float(state["written"][0])
+        return super().may_know(state) and bool(np.isfinite(state["norms"]).all()) and written in _WHOLE
 
     def factors(self, norms: Norms, state: dict[str, Floats]) -> float | Floats:
         """Return what the gradients are multiplied with."""

@@ -358,7 +358,10 @@ class GradientNoiseScale:
         state : dict
             From `state_dict`.
         """
+        from schuss.state import Checks
+
         name = type(self).__name__
+        state = Checks(name, state).state
         if set(state) != {"signal", "noise", "weight"}:
             raise ValueError(f"{name}: state must have signal, noise and weight; pass a dict from state_dict()")
         real = Domain(lower_open=True)

@@ -109,7 +109,7 @@ def checked_own(wrapper: Wrapper, own: Mapping[str, Any], names: Sequence[str], 
         for write in checks.arrays_of_slot(name, own["arrays"][name], targets, order, paths)
     ]
     for name in wrapper._passes:
-        checks.require_mapping(name, own["passes"][name])
+        checks.require_mapping(f"pass {name}", own["passes"][name])
     passes = [state.checked(each, own["passes"][name], cast=cast) for name, each in wrapper._passes.items()]
     numbers = copy.deepcopy(dict(own["numbers"]))
 

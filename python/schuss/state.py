@@ -154,11 +154,11 @@ def checked(optimizer: Optimizer, state: Mapping[str, Any], *, cast: bool = Fals
 class Checks:
     """What a load checks of a state dict, for optimizers and wrappers."""
 
-    def __init__(self, name: str, state: Mapping[str, Any], cast: bool) -> None:
+    def __init__(self, name: str, state: Mapping[str, Any], cast: bool = False, *, foreign: bool = False) -> None:
         self.name, self.cast = name, cast
         if not isinstance(state, Mapping):
             raise TypeError(f"{name}: state must be a dict from state_dict(), got {type(state).__name__}")
-        self.state: dict[str, Any] = self.plain(state, "state", 0)
+        self.state: dict[str, Any] = self.plain(state, "state", 0, foreign=foreign)
 
     def fail(self, sentence: str) -> StateError:
         """Return the error, which names the class."""
@@ -452,6 +452,8 @@ class _Loader(Checks):
                         "saved with"
                     )
                 array[...] = source[order] if key in clip.by_tensor else source
+            if not clip.may_know(ours):
+                raise self.fail(f"the state of {name} is none that steps lead to; restore it from a copy")
         groups = [*groups, schedules_around(optimizer)]
         if not isinstance(control["schedules"], list | tuple) or len(control["schedules"]) != len(groups):
             raise self.fail("the state's schedules are not valid; pass a dict from state_dict()")

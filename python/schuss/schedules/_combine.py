@@ -95,11 +95,14 @@ class Combined(Schedule):
         TypeError, ValueError
             If it does not fit; nothing was changed.
         """
+        from schuss.state import Checks
+
+        state = Checks(type(self).__name__, state, foreign=True).state
         holders = {key: each for key, each in self._stateful().items() if each.state_dict()}
-        if not isinstance(state, Mapping) or set(state) != set(holders):
-            got = sorted(state, key=str) if isinstance(state, Mapping) else state
+        if set(state) != set(holders):
             raise ValueError(
-                f"{type(self).__name__}: the state must be of the schedules {sorted(holders)}, got {got!r}"
+                f"{type(self).__name__}: the state must be of the schedules {sorted(holders)}, "
+                f"got {sorted(map(str, state))!r:.200}"
             )
         for key, each in holders.items():
             copy.deepcopy(each).load_state_dict(state[key])  # raises where it does not fit, before any is changed

@@ -200,9 +200,13 @@ class Plateau(Schedule):
         TypeError, ValueError
             If it does not fit; nothing was changed.
         """
-        if not isinstance(state, Mapping) or set(state) != set(_STATE):
-            got = sorted(state, key=str) if isinstance(state, Mapping) else state
-            raise ValueError(f"Plateau: the state must have the entries {', '.join(_STATE)}, got {got!r}")
+        from schuss.state import Checks
+
+        state = Checks("Plateau", state).state
+        if set(state) != set(_STATE):
+            raise ValueError(
+                f"Plateau: the state must have the entries {', '.join(_STATE)}, got {sorted(map(str, state))!r:.200}"
+            )
         checked: dict[str, Any] = {}
         for key, domain in _STATE.items():
             value = state[key]
