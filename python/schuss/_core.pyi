@@ -33,7 +33,7 @@ class Guard:
     A context manager that lets one thread in and refuses others.
     """
     def __enter__(self) -> None: ...
-    def __exit__(self, *args) -> None: ...
+    def __exit__(self, kind: typing.Any, error: typing.Any, traceback: typing.Any) -> None: ...
     @typing.overload
     def __init__(self, owner: str) -> None: ...
     @typing.overload
@@ -185,12 +185,15 @@ class Plan:
         """
         The same for who is inside the guard already. `work(-1)`, before the last sweep, returns what is written when the step is done, pairs of arrays, and an `Undo` and a function that is called then, or None and None.
         """
-    def suspended(self, reason: str) -> Values:
-        """
-        That steps are refused, for a reason, or no longer for an empty one, for `publish` to set.
-        """
-    def values(
+
+class Values:
+    """
+    What a step of a plan takes, every group's hyper-parameters and what surrounds the rule, or else why steps are refused, for `publish` to set.
+    """
+    @typing.overload
+    def __init__(
         self,
+        plan: typing.Any,
         hyper: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]],
         limit: typing.SupportsFloat | typing.SupportsIndex,
         centred: bool,
@@ -198,15 +201,9 @@ class Plan:
         noise_seed: typing.SupportsInt | typing.SupportsIndex,
         cautious: bool,
         average: typing.SupportsFloat | typing.SupportsIndex,
-    ) -> Values:
-        """
-        What a step takes, every group's hyper-parameters and what surrounds the rule, for `publish` to set.
-        """
-
-class Values:
-    """
-    What a step of a plan takes besides gradients, or why there is to be none.
-    """
+    ) -> None: ...
+    @typing.overload
+    def __init__(self, plan: typing.Any, suspended: str) -> None: ...
 
 class Stack:
     """
@@ -276,7 +273,7 @@ class Held:
     A block that signals wait for: their handlers run at its end.
     """
     def __enter__(self) -> None: ...
-    def __exit__(self, *args) -> None: ...
+    def __exit__(self, kind: typing.Any, error: typing.Any, traceback: typing.Any) -> None: ...
     def __init__(self) -> None: ...
 
 class Let:
@@ -284,7 +281,7 @@ class Let:
     A block within one of `Held` in which handlers run as ever.
     """
     def __enter__(self) -> None: ...
-    def __exit__(self, *args) -> None: ...
+    def __exit__(self, kind: typing.Any, error: typing.Any, traceback: typing.Any) -> None: ...
     def __init__(self) -> None: ...
 
 class Undo:
@@ -292,7 +289,7 @@ class Undo:
     A block whose errors put bytes of arrays and attributes of objects back.
     """
     def __enter__(self) -> None: ...
-    def __exit__(self, arg0: typing.Any, arg1: typing.Any, arg2: typing.Any) -> None: ...
+    def __exit__(self, kind: typing.Any, error: typing.Any, traceback: typing.Any) -> None: ...
     def __init__(
         self, arrays: collections.abc.Sequence[numpy.ndarray], objects: collections.abc.Sequence[typing.Any] = []
     ) -> None: ...
