@@ -95,10 +95,10 @@ def test_missing_gradients_count_as_zero() -> None:
     assert (a.tolist(), b.tolist(), c.tolist()) == ([-1.0], [-0.5, -0.5], [0.0])
     assert wrapper.counts == [1, 1, 0]
     wrapper.step([None, None, None])
-    wrapper.step(None)
+    wrapper.step(trees.map_leaves(lambda leaf: None, wrapper.params))
     assert (wrapper.t, wrapper.accumulated) == (1, 0), "nothing came, so nothing was stepped"
     wrapper.step([None, np.ones(2), None])
-    wrapper.step(None)
+    wrapper.step(trees.map_leaves(lambda leaf: None, wrapper.params))
     assert (wrapper.t, b.tolist()) == (2, [-1.25, -1.25])
 
 

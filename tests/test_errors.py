@@ -11,13 +11,10 @@ from typing import Any, NoReturn
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.lib.stride_tricks import as_strided
-from support import CLASSES, bits, everything, inputs_for, snapshot
+from support import CLASSES, everything, inputs_for, snapshot
 
 import schuss
-from schuss import trees
 from schuss.hyperparameters import Domain
 
 Optimizer = schuss.Optimizer
@@ -1094,107 +1091,24 @@ def test_a_clip_refuses_what_is_not_finite(cls: type[Optimizer]) -> None:
     assert np.isnan(propagating.params["b"][1]).any()
 
 
-# ---- one fault in any tree
-
-LEAF_SHAPES = st.lists(st.integers(0, 4), max_size=3).map(tuple)
-NESTED = st.recursive(
-    LEAF_SHAPES.map(lambda shape: ("leaf", shape)),
-    lambda inner: st.lists(inner, min_size=1, max_size=3).flatmap(
-        lambda children: st.sampled_from(["list", "tuple", "dict"]).map(lambda kind: (kind, children))
-    ),
-    max_leaves=6,
-)
+# ---- gradients that are missing
 
 
-def grown(description: tuple[str, Any], make: Callable[[tuple[int, ...]], Any]) -> Any:
-    """Return the described tree with `make(shape)` as leaves."""
-    kind, content = description
-    if kind == "leaf":
-        return make(content)
-    children = [grown(child, make) for child in content]
-    return {"list": children, "tuple": tuple(children), "dict": {f"k{i}": c for i, c in enumerate(children)}}[kind]
-
-
-def replaced(tree: Any, index: int, value: Any) -> Any:
-    """Return the tree with another leaf."""
-    leaves = [leaf for _, leaf in trees.leaves(tree)]
-    leaves[index] = value
-    return trees.rebuild(tree, iter(leaves))
-
-
-def pruned(tree: Any) -> Any:
-    """Return the tree without the last entry of its outermost container."""
-    return dict(list(tree.items())[:-1]) if isinstance(tree, dict) else tree[:-1]
-
-
-def extended(tree: Any) -> Any:
-    """Return the tree with one more entry in its outermost container."""
-    return {**tree, "more": np.ones(1)} if isinstance(tree, dict) else type(tree)([*tree, np.ones(1)])
-
-
-@settings(max_examples=150, deadline=None)
-@given(data=st.data())
-def test_one_fault_in_any_tree(data: st.DataObject) -> None:
-    cls = data.draw(st.sampled_from(CLASSES))
-    description = data.draw(NESTED)
-    rng = np.random.default_rng(0)
-
-    def numbers(shape: tuple[int, ...]) -> np.ndarray:
-        return np.asarray(rng.standard_normal(shape))
-
-    params, grads = grown(description, numbers), grown(description, numbers)
-    optimizer, twin = (cls(trees.map_leaves(np.copy, params)) for _ in range(2))
-    inputs = good_inputs(optimizer)
-    for each in (optimizer, twin):
-        each.step(grads, **inputs)
-    count = len(list(trees.leaves(params)))
-    index = data.draw(st.integers(0, count - 1))
-    leaf = [leaf for _, leaf in trees.leaves(grads)][index]
-    unusable = {name: make for name, (make, _) in UNUSABLE.items() if name not in ("float", "NumPy scalar")}
-    faults: dict[str, Callable[[], Any]] = {
-        **{f"gradient {name}": lambda make=make: replaced(grads, index, make()) for name, make in unusable.items()},
-        "gradient of one more dimension": lambda: replaced(grads, index, leaf[..., None]),
-        "gradient of another size": lambda: replaced(grads, index, np.ones(tuple(n + 1 for n in leaf.shape) or (2,))),
-        "gradient in a list": lambda: replaced(grads, index, [leaf]),
-        "gradient is complex": lambda: replaced(grads, index, leaf + 1j),
-    }
-    if leaf.size:
-        faults["gradient is the parameter"] = lambda: replaced(
-            grads, index, [p for _, p in trees.leaves(optimizer.params)][index]
-        )
-    if description[0] != "leaf":
-        faults["an entry less"] = lambda: pruned(grads)
-        faults["an entry more"] = lambda: extended(grads)
-        faults["another kind"] = lambda: list(grads.values()) if isinstance(grads, dict) else dict(enumerate(grads))
-    fault = data.draw(st.sampled_from(sorted(faults)))
-    before = snapshot(optimizer)
-    with pytest.raises((TypeError, ValueError, BufferError)) as caught:
-        optimizer.step(faults[fault](), **inputs)
-    one_sentence(caught.value, cls)
-    assert snapshot(optimizer) == before
-    for each in (optimizer, twin):
-        each.step(grads, **inputs)
-    for ours, theirs in zip(everything(optimizer), everything(twin), strict=True):
-        assert np.array_equal(bits(ours), bits(theirs))
-
-
-@settings(max_examples=100, deadline=None)
-@given(data=st.data())
-def test_one_bad_parameter_in_any_tree(data: st.DataObject) -> None:
-    cls = data.draw(st.sampled_from(CLASSES))
-    params = grown(data.draw(NESTED), lambda shape: np.ones(shape))
-    index = data.draw(st.integers(0, len(list(trees.leaves(params))) - 1))
-    fault = data.draw(st.sampled_from(sorted({**UNUSABLE, **IMMOVABLE})))
-    make, (error, sentence) = {**UNUSABLE, **IMMOVABLE}[fault]
-    path = [path for path, _ in trees.leaves(params)][index]
-    with refuses((error, f"{cls.__name__}: params{path} {sentence}")):
-        cls(replaced(params, index, make()))
-    assert all((leaf == 1).all() for _, leaf in trees.leaves(params))
-
-
-def one_sentence(error: BaseException, cls: type[Optimizer]) -> None:
-    text = str(error)
-    assert text.startswith(f"{cls.__name__}: ")
-    assert "\n" not in text
-    assert not text.endswith(".")
-    assert len(text) < 300
+@each_class
+def test_no_gradients_at_all(cls: type[Optimizer]) -> None:
+    """A function that forgot its return returns None; a function that was not called has no gradients either."""
+    optimizer = used(cls, nonfinite="skip")
+    with refuses(
+        (TypeError, f"{cls.__name__}: grads is None; pass None in the place of each tensor to be skipped"), optimizer
+    ):
+        step(optimizer, None)
+    why = TypeError, "is a function, not a NumPy array; call it, and pass what it returns"
+    with refuses(at(cls, "grads['b'][1]", why), optimizer):
+        step(optimizer, with_leaf(good_gradients))
+    step(optimizer, with_leaf(np.full(3, np.nan)))
+    assert optimizer._skips.tolist() == [1, 1]
+    step(optimizer, {"w": None, "b": [None, None]})  # no step, and so not one without a NaN
+    assert optimizer._skips.tolist() == [1, 1]
+    assert optimizer.t == 1
+    step(optimizer, good_gradients())
+    assert optimizer._skips.tolist() == [1, 0]

@@ -281,10 +281,7 @@ def is_documentation(node: ast.AST) -> bool:
 
 
 def is_hints(node: ast.AST) -> bool:
-    return isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] in (
-        ["_RENAMED"],
-        ["_FOREIGN"],
-    )
+    return isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("_FOREIGN", "_RENAMED")
 
 
 def shared_files() -> list[Path]:

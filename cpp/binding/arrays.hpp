@@ -63,6 +63,9 @@ inline std::string type_name(PyObject* object) {
 }
 
 inline void require_array(PyObject* object, const Who& who) {
+    if (PyCallable_Check(object) && !PyType_Check(object))
+        throw py::type_error(who + " is a " + type_name(object) +
+                             ", not a NumPy array; call it, and pass what it returns");
     if (!is_array(object))
         throw py::type_error(who + " is a " + type_name(object) + ", not a NumPy array; pass numpy.asarray of it");
     if (!is_exact_array(object) && py::hasattr(object, "mask"))

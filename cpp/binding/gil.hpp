@@ -1,5 +1,5 @@
 /// Work without the GIL, and what waits for it: the interpreter's end (docs/decisions/0006-interpreter-exit.md) and
-/// forks (docs/decisions/0018-threads.md).
+/// forks (docs/decisions/0019-threads.md).
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -79,7 +79,8 @@ inline void wait_at_exit() {
     }));
 }
 
-/// Calls `work` in the default floating-point mode, without the GIL if it goes over more elements than a short step does.
+/// Calls `work` in the default floating-point mode, without the GIL if it goes over more elements than a short step
+/// does.
 template <class Work>
 auto without_gil(std::int64_t elements, const Work& work) {
     const FloatingPointMode mode(false);

@@ -7,13 +7,17 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <memory>
 #include <mutex>
+#include <optional>
+#include <tuple>
 
 #include "binding/arrays.hpp"
 #include "binding/gil.hpp"
 #include "binding/guard.hpp"
 #include "binding/tools.hpp"
 #include "binding/tree.hpp"
+#include "binding/whole.hpp"
 #include "core/isa.hpp"
 #include "core/parallel.hpp"
 #include "core/plan.hpp"
@@ -78,6 +82,8 @@ public:
 
         const std::int64_t steps_before = *counts_.data(n);
         Outcome outcome;
+        Copies results;
+        py::object undo, finish = py::none();
         const bool reads = options_.nonfinite != Nonfinite::propagate || !factors.is_none();
         without_gil(elements_, [&] {
             plan_.begin(options_, scale);
@@ -95,15 +101,45 @@ public:
                     without_gil(elements_, [&] { plan_.pass(options_, k); });
                     work(k + 1);
                 }
+                const auto [copies, kept, after] = work(-1).cast<Results>();
+                results = Copies(copies);
+                undo = kept;
+                finish = after;
             }
             without_gil(elements_, [&] { plan_.step(options_); });
+            results.make();
+            if (!finish.is_none()) {
+                const Undo& before = undo.cast<const Undo&>();
+                try {
+                    finish();
+                } catch (...) {
+                    before.restore();
+                    throw;
+                }
+            }
         }
         nonfinite_tensor_ = outcome.nonfinite_tensor;
-        if (outcome.status != Outcome::Status::nonfinite) {  // else it stays that of the last step that was done
-            const std::lock_guard lock(outcome_mutex_);
-            outcome_ = {outcome, steps_before, outcome_.number + 1};
+        std::int64_t* const skips = skips_.mutable_data();  // in all, and in a row
+        if (outcome.status == Outcome::Status::nonfinite) return refused;
+        if (outcome.status == Outcome::Status::skipped) {
+            if (most_skips_ >= 0 && skips[1] >= most_skips_) return refused;
+            ++skips[0];
+            ++skips[1];
+        } else {
+            skips[1] = 0;
         }
+        // That of a step that was refused stays unknown.
+        const std::lock_guard lock(outcome_mutex_);
+        outcome_ = {outcome, steps_before, outcome_.number + 1};
         return int(outcome.status);
+    }
+
+    /// Counts skipped steps in an array of two, in all and in a row; more in a row than `most` are refused.
+    void count_skips(const py::array_t<std::int64_t>& skips, std::int64_t most) {
+        if (skips.size() != 2) throw std::invalid_argument("there must be two counts");
+        skips_ = skips;
+        skips_.mutable_data();  // which must be writeable
+        most_skips_ = most;
     }
 
     /// For `factors`, which `step` calls: what the gradients' norms are made of.
@@ -169,7 +205,16 @@ public:
         plan_.set_matrix(tensor, matrix, rows, columns);
     }
 
-    void set_stage(double limit, bool centred, double spread, std::uint64_t noise_seed, bool cautious, double average) {
+    /// What a step takes besides gradients, or else why steps are refused, ready to be set.
+    struct Values {
+        py::object owner;
+        std::vector<std::vector<double>> hyper;
+        Stage stage;
+        std::optional<std::string> suspended;
+    };
+
+    static Values values(const py::object& plan, std::vector<std::vector<double>> hyper, double limit, bool centred,
+                         double spread, std::uint64_t noise_seed, bool cautious, double average) {
         Stage stage;
         stage.limit = limit;
         stage.centred = centred;
@@ -178,7 +223,30 @@ public:
         stage.noise_seed = noise_seed;
         stage.cautious = cautious;
         stage.average = average;
-        plan_.set_stage(stage);
+        return {plan, std::move(hyper), stage, {}};
+    }
+
+    /// Lets steps be refused, for the reason given, until an empty one is.
+    static Values suspended(const py::object& plan, std::string reason) { return {plan, {}, {}, std::move(reason)}; }
+
+    /// Copies arrays into others, and sets the values of plans: all, or nothing.
+    static void publish(const Copies::Pairs& pairs, const std::vector<Values*>& values) {
+        for (const Values* each : values) {
+            const auto& binding = each->owner.cast<Binding&>();
+            if (!each->suspended && Index(each->hyper.size()) != binding.plan_.groups())
+                throw std::invalid_argument("there must be values for every group");
+        }
+        const Copies copies(pairs);
+        copies.make();
+        for (Values* each : values) {
+            auto& binding = each->owner.cast<Binding&>();
+            if (each->suspended) {
+                binding.suspended_.swap(*each->suspended);
+                continue;
+            }
+            for (std::size_t k = 0; k < each->hyper.size(); ++k) binding.plan_.set_hyper(int(k), each->hyper[k]);
+            binding.plan_.set_stage(each->stage);
+        }
     }
 
     void set_box(Index tensor, double lower, double upper) { plan_.set_box(tensor, lower, upper); }
@@ -199,14 +267,9 @@ public:
         plan_.set_averages(views);
     }
 
-    void set_hyper(int group, const std::vector<double>& values) { plan_.set_hyper(group, values); }
-
     void set_options(double sign, bool by_rows, int nonfinite, bool flush_subnormals, int threads) {
         options_ = {sign, by_rows, Nonfinite(nonfinite), flush_subnormals, threads};
     }
-
-    /// Refuses further steps, for the reason given, until an empty one is.
-    void suspend(const std::string& reason) { suspended_ = reason; }
 
     py::typing::Dict<py::str, py::object> outcome() const {
         using namespace py::literals;
@@ -221,6 +284,11 @@ public:
     }
 
 private:
+    /// What `work(-1)` returns.
+    using Results = std::tuple<Copies::Pairs, py::object, py::object>;
+
+    static constexpr int refused = int(Outcome::Status::nonfinite);
+
     struct Extent {
         const std::byte *low = nullptr, *high = nullptr;
     };
@@ -377,7 +445,8 @@ private:
     std::vector<py::object> parameters_, scalars_held_, leaves_held_, work_held_;
     std::vector<std::vector<py::object>> state_;
     py::array_t<double> scalars_;
-    py::array_t<std::int64_t> counts_;
+    py::array_t<std::int64_t> counts_, skips_{2};
+    std::int64_t most_skips_ = -1;
     bool uint16_is_bfloat16_;
     std::vector<Extent> free_;  ///< memory of a gradient or input that was found to overlap nothing of the plan
     std::vector<py::object> held_, averages_;
@@ -468,17 +537,31 @@ PYBIND11_MODULE(_main_core, m, pybind11::mod_gil_not_used()) {
     m.def("set_num_threads", &set_num_threads, py::arg("threads"), "Set the default number of threads.");
     m.def("num_threads", &num_threads, "The default number of threads.");
 
-    py::class_<Guard, std::shared_ptr<Guard>>(m, "Guard",
-                                              "A context manager that lets one thread in and refuses others.")
-        .def(py::init<std::string>(), py::arg("owner"))
+    py::class_<Guard, std::shared_ptr<Guard>> guard(m, "Guard",
+                                                    "A context manager that lets one thread in and refuses others.");
+    check_memory(guard);
+    guard.def(py::init<std::string>(), py::arg("owner"))
         .def(py::init<std::string, const Guard&>(), py::arg("owner"), py::arg("wrapped"))
         .def("__enter__", [](Guard& guard) { guard.enter(); })
         .def(
             "__exit__", [](Guard& guard, const py::object&, const py::object&, const py::object&) { guard.leave(); },
             py::arg("kind"), py::arg("error"), py::arg("traceback"));
 
-    py::class_<Binding>(m, "Plan", "Arrays validated once and stepped in place.")
-        .def(py::init<std::string, std::shared_ptr<Guard>, int, unsigned, const py::object&, std::vector<std::string>,
+    py::class_<Binding> plan(m, "Plan", "Arrays validated once and stepped in place.");
+    check_memory(plan);
+    py::class_<Binding::Values> values(
+        m, "Values",
+        "What a step of a plan takes, every group's hyper-parameters and what surrounds the "
+        "rule, or else why steps are refused, for `publish` to set.");
+    values
+        .def(py::init(&Binding::values), py::arg("plan"), py::arg("hyper"), py::arg("limit"), py::arg("centred"),
+             py::arg("spread"), py::arg("noise_seed"), py::arg("cautious"), py::arg("average"))
+        .def(py::init(&Binding::suspended), py::arg("plan"), py::arg("suspended"));
+    check_memory(values);
+    m.def("publish", &Binding::publish, py::arg("pairs"), py::arg("values"),
+          "Copy the second array of every pair into the first, and set values of plans: all, or nothing; for who is "
+          "inside their guards.");
+    plan.def(py::init<std::string, std::shared_ptr<Guard>, int, unsigned, const py::object&, std::vector<std::string>,
                       std::vector<py::object>, std::vector<int>, int, const std::vector<std::uint64_t>&,
                       const std::vector<std::vector<py::object>>&, const py::array_t<double>&,
                       const py::array_t<std::int64_t>&, bool>(),
@@ -487,8 +570,14 @@ PYBIND11_MODULE(_main_core, m, pybind11::mod_gil_not_used()) {
              py::arg("scalars").noconvert(), py::arg("counts").noconvert(), py::arg("uint16_is_bfloat16"))
         .def("step", &Binding::step, py::arg("gradients"), py::arg("inputs"), py::arg("given"), py::arg("scale"),
              "Step once; 0 done, 1 skipped, 2 refused for a non-finite gradient.")
-        .def("step_within", &Binding::step_within, py::arg("gradients"), py::arg("inputs"), py::arg("given"),
-             py::arg("scale"), py::arg("factors"), py::arg("work"), "The same for who is inside the guard already.")
+        .def(
+            "step_within", &Binding::step_within, py::arg("gradients"), py::arg("inputs"), py::arg("given"),
+            py::arg("scale"), py::arg("factors"), py::arg("work"),
+            "The same for who is inside the guard already. "
+            "`work(-1)`, before the last sweep, returns what is written when the step is done, pairs of arrays, and an "
+            "`Undo` and a function that is called then, or None and None.")
+        .def("count_skips", &Binding::count_skips, py::arg("skips").noconvert(), py::arg("most"),
+             "Count skipped steps, in all and in a row, and refuse more in a row than that; -1 for any number.")
         .def("protect", &Binding::protect, py::arg("arrays"), "Refuse gradients over these arrays.")
         .def("set_matrix", &Binding::set_matrix, py::arg("tensor"), py::arg("matrix"), py::arg("rows"),
              py::arg("columns"), "Say of which matrices a tensor is made, and whether it is stepped as such.")
@@ -502,19 +591,16 @@ PYBIND11_MODULE(_main_core, m, pybind11::mod_gil_not_used()) {
              "Within a step: the sums of a norm of every unit, of gradients or weights.")
         .def("rows", &Binding::rows, "Within a step: units of every tensor.")
         .def("active", &Binding::active, "Within a step: which tensors have a gradient.")
-        .def("set_hyper", &Binding::set_hyper, py::arg("group"), py::arg("values"), "Set a group's hyper-parameters.")
         .def("set_options", &Binding::set_options, py::arg("sign"), py::arg("by_rows"), py::arg("nonfinite"),
              py::arg("flush_subnormals"), py::arg("threads"), "Set how steps run.")
-        .def("set_stage", &Binding::set_stage, py::arg("limit"), py::arg("centred"), py::arg("spread"),
-             py::arg("noise_seed"), py::arg("cautious"), py::arg("average"), "Set what surrounds the rule.")
         .def("set_box", &Binding::set_box, py::arg("tensor"), py::arg("lower"), py::arg("upper"), "Bound a tensor.")
         .def("set_noise", &Binding::set_noise, py::arg("tensor"), py::arg("stream"), "Choose a gradient's noise.")
         .def("set_decay", &Binding::set_decay, py::arg("tensor"), py::arg("decays"), py::arg("anchor"),
              "Say whether a tensor decays, and where to.")
         .def("set_averages", &Binding::set_averages, py::arg("averages"), "Set the arrays that average the tensors.")
-        .def("suspend", &Binding::suspend, py::arg("reason"), "Refuse steps, for a reason; an empty one ends that.")
         .def("outcome", &Binding::outcome, "What the last step did.");
     bind_tools(m);
+    bind_whole(m);
 }
 
 /// The module's entry. In another interpreter than the main one, pybind11 would wait for a GIL that its own thread

@@ -53,6 +53,7 @@ public:
          std::int64_t* counts);
 
     const Compiled& rule() const;
+    Index groups() const { return Index(hyper_.size()); }
     Index tensors() const { return Index(bound_.size()); }
     const View& parameter(Index tensor) const { return bound_[std::size_t(tensor)]; }
 

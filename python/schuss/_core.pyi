@@ -12,12 +12,17 @@ import numpy.typing
 
 __all__: list[str] = [
     "Guard",
+    "Held",
+    "Let",
     "Plan",
     "Stack",
+    "Undo",
+    "Values",
     "free_threaded",
     "instruction_sets",
     "isa",
     "num_threads",
+    "publish",
     "rules",
     "set_num_threads",
     "use_isa",
@@ -28,7 +33,7 @@ class Guard:
     A context manager that lets one thread in and refuses others.
     """
     def __enter__(self) -> None: ...
-    def __exit__(self, *args) -> None: ...
+    def __exit__(self, kind: typing.Any, error: typing.Any, traceback: typing.Any) -> None: ...
     @typing.overload
     def __init__(self, owner: str) -> None: ...
     @typing.overload
@@ -58,6 +63,12 @@ class Plan:
     def active(self) -> list[bool]:
         """
         Within a step: which tensors have a gradient.
+        """
+    def count_skips(
+        self, skips: numpy.typing.NDArray[numpy.int64], most: typing.SupportsInt | typing.SupportsIndex
+    ) -> None:
+        """
+        Count skipped steps, in all and in a row, and refuse more in a row than that; -1 for any number.
         """
     def folded(
         self, tensor: typing.SupportsInt | typing.SupportsIndex
@@ -104,14 +115,6 @@ class Plan:
         """
         Say whether a tensor decays, and where to.
         """
-    def set_hyper(
-        self,
-        group: typing.SupportsInt | typing.SupportsIndex,
-        values: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
-    ) -> None:
-        """
-        Set a group's hyper-parameters.
-        """
     def set_matrix(
         self,
         tensor: typing.SupportsInt | typing.SupportsIndex,
@@ -147,18 +150,6 @@ class Plan:
         """
         Set how steps run.
         """
-    def set_stage(
-        self,
-        limit: typing.SupportsFloat | typing.SupportsIndex,
-        centred: bool,
-        spread: typing.SupportsFloat | typing.SupportsIndex,
-        noise_seed: typing.SupportsInt | typing.SupportsIndex,
-        cautious: bool,
-        average: typing.SupportsFloat | typing.SupportsIndex,
-    ) -> None:
-        """
-        Set what surrounds the rule.
-        """
     def set_work(
         self,
         tensor: typing.SupportsInt | typing.SupportsIndex,
@@ -192,12 +183,27 @@ class Plan:
         work: typing.Any,
     ) -> int:
         """
-        The same for who is inside the guard already.
+        The same for who is inside the guard already. `work(-1)`, before the last sweep, returns what is written when the step is done, pairs of arrays, and an `Undo` and a function that is called then, or None and None.
         """
-    def suspend(self, reason: str) -> None:
-        """
-        Refuse steps, for a reason; an empty one ends that.
-        """
+
+class Values:
+    """
+    What a step of a plan takes, every group's hyper-parameters and what surrounds the rule, or else why steps are refused, for `publish` to set.
+    """
+    @typing.overload
+    def __init__(
+        self,
+        plan: typing.Any,
+        hyper: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]],
+        limit: typing.SupportsFloat | typing.SupportsIndex,
+        centred: bool,
+        spread: typing.SupportsFloat | typing.SupportsIndex,
+        noise_seed: typing.SupportsInt | typing.SupportsIndex,
+        cautious: bool,
+        average: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> None: ...
+    @typing.overload
+    def __init__(self, plan: typing.Any, suspended: str) -> None: ...
 
 class Stack:
     """
@@ -262,6 +268,32 @@ class Stack:
         Write the sign of the weighted signs.
         """
 
+class Held:
+    """
+    A block that signals wait for: their handlers run at its end.
+    """
+    def __enter__(self) -> None: ...
+    def __exit__(self, kind: typing.Any, error: typing.Any, traceback: typing.Any) -> None: ...
+    def __init__(self) -> None: ...
+
+class Let:
+    """
+    A block within one of `Held` in which handlers run as ever.
+    """
+    def __enter__(self) -> None: ...
+    def __exit__(self, kind: typing.Any, error: typing.Any, traceback: typing.Any) -> None: ...
+    def __init__(self) -> None: ...
+
+class Undo:
+    """
+    A block whose errors put bytes of arrays and attributes of objects back.
+    """
+    def __enter__(self) -> None: ...
+    def __exit__(self, kind: typing.Any, error: typing.Any, traceback: typing.Any) -> None: ...
+    def __init__(
+        self, arrays: collections.abc.Sequence[numpy.ndarray], objects: collections.abc.Sequence[typing.Any] = []
+    ) -> None: ...
+
 def instruction_sets() -> list[str]:
     """
     The instruction sets this machine runs, baseline first.
@@ -275,6 +307,13 @@ def isa() -> str:
 def num_threads() -> int:
     """
     The default number of threads.
+    """
+
+def publish(
+    pairs: collections.abc.Sequence[tuple[numpy.ndarray, numpy.ndarray]], values: collections.abc.Sequence[Values]
+) -> None:
+    """
+    Copy the second array of every pair into the first, and set values of plans: all, or nothing; for who is inside their guards.
     """
 
 def rules() -> dict[str, typing.Any]:

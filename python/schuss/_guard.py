@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+from schuss._core import Held
+
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
@@ -18,3 +20,14 @@ def guarded(method: _Method) -> _Method:
             return method(self, *args, **kwargs)
 
     return cast(_Method, alone)
+
+
+def uninterrupted(method: _Method) -> _Method:
+    """Let one thread at a time into a method, and let signals wait for its end."""
+
+    @functools.wraps(method)
+    def whole(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with Held(), self._guard:
+            return method(self, *args, **kwargs)
+
+    return cast(_Method, whole)

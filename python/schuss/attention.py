@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from schuss._core import Held
 from schuss.hyperparameters import Domain
 
 _THRESHOLD = Domain(0.0, lower_open=True)
@@ -100,12 +101,13 @@ def qk_clip(
     keys = key if key.ndim == 3 else key.reshape(key_heads, rows, *key.shape[1:])
     group = n // key_heads
     factors = np.repeat(factors.reshape(-1, group).min(axis=1), group)
-    for h in np.flatnonzero(factors < 1):
-        factor = float(factors[h])
-        queries[h, : d - rotary] *= factor**balance
-        queries[h, d - rotary :] *= factor
-        if h % group == 0:
-            keys[h // group] *= factor ** (1 - balance)
+    with Held():
+        for h in np.flatnonzero(factors < 1):
+            factor = float(factors[h])
+            queries[h, : d - rotary] *= factor**balance
+            queries[h, d - rotary :] *= factor
+            if h % group == 0:
+                keys[h // group] *= factor ** (1 - balance)
     return factors
 
 

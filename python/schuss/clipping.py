@@ -434,6 +434,8 @@ class Clipper:
         self.states = [clip.initial(tensors) for clip in self.clips]
         self.step, self.scale = 0, 1.0
         self.report: tuple[float, float] = (1.0, 0.0)
+        #: States and report after the step under way, once its factors are known.
+        self.learnt: tuple[list[dict[str, Floats]], tuple[float, float]] | None = None
 
     def limit(self, step: int) -> float:
         """Return the limit of a gradient's elements."""
@@ -450,7 +452,7 @@ class Clipper:
             factors = norms.factors
             single = isinstance(factors, float) and not self.prepares
             report = (float(factors), float(factors != 1)) if single else self._cut(norms, norm)
-        self.states, self.report = states, report
+        self.learnt = states, report
         return np.atleast_1d(np.asarray(factors, np.float64))
 
     def take(self, states: list[dict[str, Floats]]) -> None:

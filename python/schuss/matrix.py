@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schuss import memory, trees
+from schuss._core import Undo
 from schuss.math import row_total
 from schuss.optimizer import Optimizer
 
@@ -185,7 +186,7 @@ class MatrixOptimizer(Optimizer):
             self.before(matrix)
         return matrix
 
-    def _between(self, values: Sequence[Mapping[str, float]], sweep: int) -> None:
+    def _between(self, values: Sequence[Mapping[str, float]], sweep: int) -> Any:
         """Do the work after a sweep of the step under way, on all its tensors."""
         if sweep == 0:
             found = [
@@ -199,13 +200,30 @@ class MatrixOptimizer(Optimizer):
             for matrix in self._step_of:
                 for slot, array in enumerate([*matrix.work.values(), *matrix.rows.values(), *matrix.columns.values()]):
                     self._plan.set_work(matrix.index, slot, array)
-            return
+            return None
+        if sweep < 0:
+            return self._results()
         for matrix in self._step_of:
             if sweep <= self._kernel()["passes"][self._is_matrix[matrix.index]]:
                 self._sum_up(matrix, *self._plan.folded(matrix.index))
                 with np.errstate(all="ignore"):  # what is not finite goes on as it does within a sweep
                     self.between(sweep, matrix)
                 self._plan.set_numbers(matrix.index, matrix.numbers)
+        return None
+
+    def _results(self) -> tuple[list[tuple[NDArray[Any], NDArray[Any]]], Undo | None, Callable[[], None] | None]:
+        """Return what is kept of the step when it is done, and what is to be done then."""
+        copies = []
+        for matrix in self._step_of:
+            for name, values in matrix.new.items():
+                slot = matrix.state[name]
+                new = np.empty(slot.shape, slot.dtype)
+                with np.errstate(all="ignore"):
+                    new[...] = values
+                copies.append((slot, new))
+        if not any(matrix.kept for matrix in self._step_of):
+            return copies, None, None
+        return copies, Undo([*self._leaves, *self._state_arrays()]), self._finish
 
     def _sum_up(self, matrix: Matrix, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> None:
         """Give a tensor what a sweep added up."""
@@ -213,9 +231,11 @@ class MatrixOptimizer(Optimizer):
         matrix.row_sums = rows.reshape(len(rows), -1, shape[0])
         matrix.column_sums = columns.reshape(len(columns), -1, shape[1])
 
-    def _commit(self) -> None:
-        for matrix in self._step_of:
-            self._keep_results(matrix)
+    def _finish(self) -> None:
+        """Go on when the step is done; an error takes it back."""
+        with np.errstate(all="ignore"):
+            for matrix in self._step_of:
+                self.after(matrix)
 
     def _step_among(self, grads: Any, arrays: Any, numbers: Any, grad_scale: float) -> int:
         try:
@@ -224,7 +244,7 @@ class MatrixOptimizer(Optimizer):
             self._step_of = []
 
     def _keep_results(self, matrix: Matrix) -> None:
-        """Keep what a step has led to."""
+        """Keep what a step of the reference has led to."""
         with np.errstate(all="ignore"):
             for name, values in matrix.new.items():
                 matrix.state[name][...] = values

@@ -134,3 +134,14 @@ def allocate(
         ]
         for slot in range(slots)
     ]
+
+
+def in_the_place_of(target: NDArray[Any], values: Any) -> NDArray[Any]:
+    """Return values as an array whose bytes can take the place of another's."""
+    values = np.asarray(values)
+    alike = values.dtype == target.dtype and values.shape == target.shape
+    if alike and (values.flags.f_contiguous if is_fortran(target) else values.flags.c_contiguous):
+        return values
+    found: NDArray[Any] = np.empty_like(target, subok=False)
+    found[...] = values
+    return found

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from schuss import checkpoint, state
+from schuss._core import Held, Undo, publish
 from schuss.optimizer import Optimizer, StateError
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ def state_dict(wrapper: Wrapper) -> dict[str, Any]:
     }
 
 
-def checked(wrapper: Wrapper, saved: Mapping[str, Any], *, cast: bool = False) -> Callable[[], None]:
-    """Check a state dict against a wrapper and all it wraps, and return what takes it over, which cannot fail any more."""
+def checked(wrapper: Wrapper, saved: Mapping[str, Any], *, cast: bool = False) -> state.Change:
+    """Check a state dict against a wrapper and all it wraps, and return the change that takes it over."""
     checks = state.Checks(type(wrapper).__name__, saved, cast)
     saved = checks.state
     if "wrapper" not in saved and isinstance(saved.get("optimizer"), str):
@@ -64,16 +65,11 @@ def checked(wrapper: Wrapper, saved: Mapping[str, Any], *, cast: bool = False) -
                 f"the state has {inner['wrapper']!s:.40} inside, but here it wraps {type(wrapped).__name__}; "
                 "nest the wrappers as they were"
             )
-        take_over_wrapped = state.checked(wrapped, inner, cast=cast)
+        change = state.checked(wrapped, inner, cast=cast)
     else:
-        take_over_wrapped = checked(wrapped, inner, cast=cast)
-    take_over_own = checked_own(wrapper, saved["own"], names_of(inner), cast=cast)
-
-    def take_over() -> None:
-        take_over_wrapped()
-        take_over_own()
-
-    return take_over
+        change = checked(wrapped, inner, cast=cast)
+    change += checked_own(wrapper, saved["own"], names_of(inner), cast=cast)
+    return change
 
 
 def names_of(saved: Mapping[str, Any]) -> Sequence[str]:
@@ -84,10 +80,8 @@ def names_of(saved: Mapping[str, Any]) -> Sequence[str]:
     return names
 
 
-def checked_own(
-    wrapper: Wrapper, own: Mapping[str, Any], names: Sequence[str], *, cast: bool = False
-) -> Callable[[], None]:
-    """Check what a wrapper itself keeps, and return what takes it over."""
+def checked_own(wrapper: Wrapper, own: Mapping[str, Any], names: Sequence[str], *, cast: bool = False) -> state.Change:
+    """Check what a wrapper itself keeps, and return the change that takes it over."""
     checks = state.Checks(type(wrapper).__name__, {"own": own}, cast)
     own = checks.state["own"]
     checks.require_keys("own part", ("arguments", "numbers", "arrays", "passes"), own)
@@ -119,16 +113,17 @@ def checked_own(
     passes = [state.checked(each, own["passes"][name], cast=cast) for name, each in wrapper._passes.items()]
     numbers = copy.deepcopy(dict(own["numbers"]))
 
-    def take_over() -> None:
+    def act() -> None:
         wrapper._arguments = arguments
         wrapper._numbers = numbers
-        for target, source in writes:
-            target[...] = source
-        for each in passes:
-            each()
         wrapper._taken_over()
 
-    return take_over
+    change = state.Change([wrapper], [act])
+    for target, source in writes:
+        change.write(target, source)
+    for each in passes:
+        change += each
+    return change
 
 
 def like(value: object, example: object) -> bool:
@@ -168,12 +163,12 @@ def load(wrapper: Wrapper, path: str | os.PathLike[str], *, cast: bool) -> None:
     """Read a checkpoint of all levels."""
     base = wrapper.base
     saved, stored, others = read(wrapper, "a wrapper", path)
-    take_over = checked(wrapper, saved, cast=cast)
+    change = checked(wrapper, saved, cast=cast)
     state.require_empty(type(wrapper).__name__, others, path)
     values = state.checked_params(base, stored, names_of(saved), path)
-    take_over()
     for leaf, source in zip(base._leaves, values, strict=False):
-        leaf[...] = source
+        change.write(leaf, source)
+    change.make()
 
 
 def _packed(value: Any, path: str, arrays: dict[str, NDArray[Any]]) -> Any:
@@ -208,12 +203,12 @@ class Snapshot:
         while not isinstance(target, Optimizer):
             self._wrappers.append((target, copy.deepcopy(target._numbers)))
             arrays += [array for each in target._arrays.values() for array in each]
-            arrays += [array for each in target._passes.values() for array in _state_arrays(each)]
+            arrays += [array for each in target._passes.values() for array in each._state_arrays()]
             target = target.optimizer
-        arrays += [*target._leaves, *_state_arrays(target)]
+        arrays += [*target._leaves, *target._state_arrays()]
         self._optimizer = target
         # What clips have learnt is replaced at a step, never written to.
-        self._learnt, self._skips = target._clipper.states, list(target._skips)
+        self._learnt = target._clipper.states
         self._copies = [(array, array.copy(order="K")) for array in arrays]
 
     @property
@@ -223,15 +218,10 @@ class Snapshot:
 
     def restore(self) -> None:
         """Bring back what was copied."""
-        for wrapper, numbers in self._wrappers:
-            wrapper._numbers = numbers
-            wrapper._taken_over()
-        self._optimizer._clipper.states, self._optimizer._skips = self._learnt, self._skips
-        for array, kept in self._copies:
-            array[...] = kept
-
-
-def _state_arrays(optimizer: Optimizer) -> list[NDArray[Any]]:
-    """Return the arrays of an optimizer's or a pass's state."""
-    slots = [array for slot in optimizer._slots for array in slot if array is not None]
-    return [*slots, optimizer._scalars, optimizer._counts]
+        clipper = self._optimizer._clipper
+        with Held(), Undo([], [clipper, *(wrapper for wrapper, _ in self._wrappers)]):
+            for wrapper, numbers in self._wrappers:
+                wrapper._numbers = numbers
+                wrapper._taken_over()
+            clipper.states = self._learnt
+            publish(self._copies, [])

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from schuss import _core, memory, trees
+from schuss._core import Held, Undo, Values, publish
 from schuss._guard import guarded
 from schuss._runtime import checked_threads
 from schuss.clipping import Clip, Clipper, as_clips
@@ -438,7 +439,7 @@ class Optimizer(_Typed):
         self._observers: tuple[Observer, ...] = ()
         self._averages: list[NDArray[Any]] | None = None
         self._average_share = 0.0
-        self._skips = [0, 0]  # in all, and in a row
+        self._skips = np.zeros(2, np.int64)  # in all, and in a row
         # Lists and dicts of our own: the caller may put other arrays into his, which would not be the ones we step.
         self._tree = trees.map_leaves(lambda leaf: leaf, tree)
         self._flags, self._groups = flags, values
@@ -645,6 +646,7 @@ class Optimizer(_Typed):
             self.flush_subnormals,
             self.threads or 0,
         )
+        self._plan.count_skips(self._skips, int(self.nonfinite.budget) if isinstance(self.nonfinite, Skip) else -1)
         for slot in self._slots[len(self._slots) - len(self.shaped) :]:
             self._plan.protect([array for array in slot if array is not None])
         self._tell_plan()
@@ -669,8 +671,8 @@ class Optimizer(_Typed):
         self._projections = self._bound_constraints(self._leaves)
         if self._averages is not None:
             self._plan.set_averages(self._averages)
-        self._push(self.t, self._values_at(self.t))
         self._look_around()
+        self._push(self.t, self._values_at(self.t))
         self._last = None  # its number is of the plan before, and the new one counts from 0
 
     def _tell_plan(self) -> None:
@@ -679,22 +681,18 @@ class Optimizer(_Typed):
     #: Does the rule stop between two sweeps?
     _stops: ClassVar[bool] = False
 
-    def _between(self, values: Sequence[Mapping[str, float]], sweep: int) -> None:
-        """Do the work between two sweeps: called within a step with the groups' values and the number of sweeps done."""
+    def _between(self, values: Sequence[Mapping[str, float]], sweep: int) -> Any:
+        """Do the work between two sweeps: called within a step with the groups' values and the number of sweeps done.
 
-    def _commit(self) -> None:
-        """Keep what the work between the sweeps of a step has led to, now that the step is done."""
+        For -1, before the last of them, it returns what the plan's `step` says.
+        """
 
     @guarded
     def _take_averages(self, averages: list[NDArray[Any]]) -> None:
         """Let steps move running averages of the parameters, by `_average_share` towards what they are then."""
-        before = dict(vars(self))
-        try:
+        with Held(), Undo([], [self]):
             self._averages = averages
             self._make_plan()
-        except BaseException:
-            vars(self).update(before)
-            raise
 
     def _factors(self, norm: float, scale: float) -> NDArray[np.float64]:
         """Return what the gradients of the step under way are multiplied with."""
@@ -789,7 +787,7 @@ class Optimizer(_Typed):
 
     def _push(self, step: int, values: Sequence[Mapping[str, float]]) -> None:
         """Hand the plan what a step takes besides gradients: hyper-parameters in the rule's order, and the stages."""
-        self._hand_over(values, *self._stages_at(step, values))
+        publish([], [self._handed_over(values, *self._stages_at(step, values))])
 
     def _stages_at(
         self, step: int, values: Sequence[Mapping[str, float]]
@@ -799,18 +797,18 @@ class Optimizer(_Typed):
         spread = 0.0 if self.noise is None else self.noise.spread(step)
         return limit, spread, [self._around(group, step) for group in values]
 
-    def _hand_over(
+    def _handed_over(
         self,
         values: Sequence[Mapping[str, float]],
         limit: float,
         spread: float,
         around: Sequence[tuple[float, float, float, float]],
-    ) -> None:
-        """Hand the plan numbers of a step, which cannot fail."""
+    ) -> Values:
+        """Return numbers of a step as `publish` hands them to the plan."""
         names = self._kernel()["hyper"]
-        for k, (group, more) in enumerate(zip(values, around, strict=True)):
-            self._plan.set_hyper(k, [*(group[key] for key in names), *more])
-        self._plan.set_stage(
+        return Values(
+            self._plan,
+            [[*(group[key] for key in names), *more] for group, more in zip(values, around, strict=True)],
             limit,
             self.centralize,
             spread,
@@ -838,18 +836,15 @@ class Optimizer(_Typed):
                 f"{type(self).__name__}: {key} was off when the optimizer was made, which therefore keeps no state for it; "
                 "make a new optimizer"
             )
-        self._keep_last()
-        before, self._groups = self._groups, changed
-        try:
+        with Held(), Undo([], [self]):
+            self._keep_last()
+            self._groups = changed
             values = self._values_at(self.t)
             stages = self._stages_at(self.t, values)
-        except BaseException:
-            self._groups = before
-            raise
-        if len(chosen) == len(self._groups):
-            self._defaults[key] = checked
-        self._hand_over(values, *stages)
-        self._look_around()
+            if len(chosen) == len(self._groups):
+                self._defaults = self._defaults | {key: checked}
+            self._look_around()
+            publish([], [self._handed_over(values, *stages)])
 
     @property
     def groups(self) -> tuple[GroupView, ...]:
@@ -865,7 +860,8 @@ class Optimizer(_Typed):
         ----------
         grads : array, or nesting of arrays as in `params`
             Of the parameters' shapes and any floating dtype and memory layout; read only. None in place of an array
-            leaves that tensor, its state and its own step count as they are.
+            leaves that tensor, its state and its own step count as they are; None in place of a list or dict, all in it.
+            None alone is refused, since it is what a function without a return returns.
         grad_scale : float
             What the gradients are multiplied with before all else, in (0, inf): 1 / scale for a loss that was scaled.
         **inputs
@@ -881,6 +877,10 @@ class Optimizer(_Typed):
         RuntimeError
             If another thread is inside this optimizer, or the parameters are those of `eval`.
         """
+        if grads is None:
+            raise TypeError(
+                f"{type(self).__name__}: grads is None; pass None in the place of each tensor to be skipped"
+            )
         if grad_scale != 1.0:
             grad_scale = _GRAD_SCALE.check(f"{type(self).__name__}: grad_scale", grad_scale)
         arrays, numbers = self._ordered(inputs) if inputs or self.inputs else ((), ())
@@ -901,25 +901,31 @@ class Optimizer(_Typed):
         self._push(self.t, values)
         told = [each(grads, grad_scale) for each in self._observers]
         before = self._counts.copy() if self._projections else self._counts
-        factors = self._factors if self._clipper.clips else None
+        clipper = self._clipper
+        factors = self._factors if clipper.clips else None
         work = functools.partial(self._between, values) if self._stops else None
-        status: int = self._plan.step_within(grads, arrays, numbers, grad_scale, factors, work)
-        if status == 0 and work is not None:
-            self._commit()
-        for tensors, projection in self._projections:
-            projection.apply([bool(self._counts[i] != before[i]) for i in tensors])
+        status: int
+        if clipper.clips or self._projections:
+            clipper.learnt = None
+            with Held():
+                status = self._plan.step_within(grads, arrays, numbers, grad_scale, factors, work)
+                if clipper.learnt is not None:
+                    clipper.states, clipper.report = clipper.learnt
+                for tensors, projection in self._projections:
+                    projection.apply([bool(self._counts[i] != before[i]) for i in tensors])
+        else:
+            status = self._plan.step_within(grads, arrays, numbers, grad_scale, factors, work)
         for each in told:
             if each is not None:
                 each()
-        if status == 0:
-            self._skips[1] = 0
         return status
 
     @guarded
     def _observe(self, observers: Iterable[Observer]) -> None:
         """Choose who is told of steps."""
-        self._observers = tuple(observers)
-        self._look_around()
+        with Held(), Undo([], [self]):
+            self._observers = tuple(observers)
+            self._look_around()
 
     def _look_around(self) -> None:
         """See whether a step is the rule's alone, with nothing that depends on the step or comes after it."""
@@ -943,19 +949,19 @@ class Optimizer(_Typed):
         return self.t != before
 
     def _settle(self, status: int, grads: Any, inputs: Mapping[str, Any]) -> None:
-        """Count a step that was skipped, or raise for gradients that are not finite."""
-        if status == 2:
-            raise FloatingPointError(f"{self._nonfinite(grads, inputs)}; nothing was changed")
-        if isinstance(self.nonfinite, Skip) and self._skips[1] >= self.nonfinite.budget:
-            before = self._skips[1]
-            were = "1 step before it was" if before == 1 else f"{before} steps before it were"
-            raise FloatingPointError(f"{self._nonfinite(grads, inputs)}, and {were} skipped; nothing was changed")
-        self._skips = [self._skips[0] + 1, self._skips[1] + 1]
+        """Raise for gradients that are not finite, unless the step was skipped."""
+        if status == 1:
+            return
+        found, before = self._nonfinite(grads, inputs), int(self._skips[1])
+        if self._policy == "raise":
+            raise FloatingPointError(f"{found}; nothing was changed")
+        were = "1 step before it was" if before == 1 else f"{before} steps before it were"
+        raise FloatingPointError(f"{found}, and {were} skipped; nothing was changed")
 
     @property
     def skipped(self) -> int:
         """The number of steps that `nonfinite="skip"` has left out."""
-        return self._skips[0]
+        return int(self._skips[0])
 
     def _ordered(self, inputs: dict[str, Any]) -> tuple[tuple[Any, ...], tuple[float, ...]]:
         """Return the inputs in the rule's order: arrays, then numbers."""
@@ -1017,14 +1023,16 @@ class Optimizer(_Typed):
         self._require_writeable()
         averages = type(self).evaluation is not Optimizer.evaluation
         weights = evaluated(self) if averages else []
-        self._keep_weights(averages)
-        for leaf, values in zip(self._leaves, weights, strict=False):
-            leaf[...] = values
+        self._keep_weights(
+            [(leaf, memory.in_the_place_of(leaf, each)) for leaf, each in zip(self._leaves, weights, strict=False)],
+            averages,
+        )
 
-    def _keep_weights(self, copied: bool = True) -> None:
-        """Keep the weights in training until `train`, and refuse steps until then."""
-        self._kept = [leaf.copy(order="K") for leaf in self._leaves] if copied else []
-        self._plan.suspend(_NOT_IN_TRAINING)
+    def _keep_weights(self, pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]] = (), copied: bool = True) -> None:
+        """Keep the weights in training until `train`, refuse steps until then, and write others in their place."""
+        with Held(), Undo([], [self]):
+            self._kept = [leaf.copy(order="K") for leaf in self._leaves] if copied else []
+            publish(pairs, [Values(self._plan, _NOT_IN_TRAINING)])
 
     @guarded
     def train(self) -> None:
@@ -1032,10 +1040,10 @@ class Optimizer(_Typed):
         if self._kept is None:
             return
         self._require_writeable()
-        for leaf, values in zip(self._leaves, self._kept, strict=False):
-            leaf[...] = values
-        self._kept = None
-        self._plan.suspend("")
+        with Held(), Undo([], [self]):
+            pairs = list(zip(self._leaves, self._kept, strict=False))
+            self._kept = None
+            publish(pairs, [Values(self._plan, "")])
 
     def _require_training(self) -> None:
         """Refuse what changes or keeps the state while the parameters are those of `eval`."""
@@ -1130,15 +1138,21 @@ class Optimizer(_Typed):
         """Forget everything learnt: state and step counts are as new, parameters and hyper-parameters stay."""
         self._require_training()
         self._require_unchanged()
-        self._stages_at(0, self._values_at(0))  # a schedule that fails leaves everything as it is
-        for i in range(len(self._leaves)):
-            for _, slot in self._named_slots(i):
-                slot[...] = 0
-        self._scalars[...] = 0
-        self._counts[...] = 0
-        self._skips, self._clipper = [0, 0], self._new_clipper()
-        self._fill(self._stepped)
-        self._make_plan()
+        with Held(), Undo(self._state_arrays(), [self]):
+            for i in range(len(self._leaves)):
+                for _, slot in self._named_slots(i):
+                    slot[...] = 0
+            self._scalars[...] = 0
+            self._counts[...] = 0
+            self._skips[...] = 0
+            self._clipper = self._new_clipper()
+            self._fill(self._stepped)
+            self._make_plan()
+
+    def _state_arrays(self) -> list[NDArray[Any]]:
+        """Return the arrays that are state."""
+        slots = [array for slot in self._slots for array in slot if array is not None]
+        return [*slots, self._scalars, self._counts, self._skips]
 
     @guarded
     def rebind(self, params: trees.Tree) -> None:
@@ -1154,7 +1168,6 @@ class Optimizer(_Typed):
         trees.check_depth(f"{name}: params", params)
         if trees.structure(params) != trees.structure(self._tree):
             raise ValueError(f"{name}: params must have the nesting they had; make a new optimizer for another one")
-        before = dict(vars(self))
         leaves = list(trees.matching_leaves(params, self._tree))
         for path, new, (shape, dtype, fortran) in zip(self._paths, leaves, self._kinds, strict=True):
             if not isinstance(new, np.ndarray) or (new.shape, new.dtype) != (shape, dtype):
@@ -1164,12 +1177,9 @@ class Optimizer(_Typed):
                 raise ValueError(
                     f"{name}: params{path} has another memory order than before; pass it in the same order"
                 )
-        try:
+        with Held(), Undo([], [self]):
             self._tree, self._leaves = self._like_params(leaves), leaves
             self._make_plan()
-        except BaseException:
-            vars(self).update(before)
-            raise
 
     @guarded
     def add(self, group: Group) -> None:
@@ -1187,8 +1197,7 @@ class Optimizer(_Typed):
         if not isinstance(group, Group):
             raise TypeError(f"{name}: add takes a Group, got {type(group).__name__}")
         self._require_unchanged()
-        before = {key: value for key, value in vars(self).items() if key != "_defaults"}
-        try:
+        with Held(), Undo([], [self]):
             old_slots, old_scalars, old_counts = self._slots, self._scalars, self._counts
             (added,) = self._as_groups([group])
             # As the constructor numbers them: those made by overrides come after all others.
@@ -1216,9 +1225,6 @@ class Optimizer(_Typed):
                         slot[i][...] = old[i]
             self._scalars[: len(old_scalars)] = old_scalars
             self._make_plan()
-        except BaseException:
-            vars(self).update(before)
-            raise
 
     @guarded
     def check(self, grads: Any, **inputs: Any) -> Any:

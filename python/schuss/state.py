@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from schuss import _core, checkpoint, memory
+from schuss._core import Held, Undo, publish
 from schuss.optimizer import StateError
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ def state_dict(optimizer: Optimizer) -> dict[str, Any]:
         },
         "scalars": {name: optimizer._scalars[:, j].copy() for j, name in enumerate(optimizer._scalar_slots)},
         "control": {
-            "skips": list(optimizer._skips),
+            "skips": optimizer._skips.tolist(),
             "clips": {
                 name: {key: each.tolist() for key, each in state.items()}
                 for name, (_, state) in clips_that_learn(optimizer._clipper).items()
@@ -111,11 +113,40 @@ def is_stateful(schedule: Any) -> bool:
 
 def load_state_dict(optimizer: Optimizer, state: Mapping[str, Any], *, cast: bool = False) -> None:
     """Check a state dict against an optimizer, then take it over."""
-    checked(optimizer, state, cast=cast)()
+    checked(optimizer, state, cast=cast).make()
 
 
-def checked(optimizer: Optimizer, state: Mapping[str, Any], *, cast: bool = False) -> Callable[[], None]:
-    """Check a state dict against an optimizer, and return what takes it over, which cannot fail any more."""
+@dataclass
+class Change:
+    """What a load has checked and is about to change: objects, and then arrays and the values of plans."""
+
+    objects: list[Any]
+    acts: list[Callable[[], None]]
+    pairs: list[tuple[NDArray[Any], NDArray[Any]]] = field(default_factory=list)
+    values: list[Any] = field(default_factory=list)
+
+    def write(self, target: NDArray[Any], source: Any) -> None:
+        """Let an array be written."""
+        self.pairs.append((target, memory.in_the_place_of(target, source)))
+
+    def __iadd__(self, other: Change) -> Change:
+        """Let another change be a part of this one."""
+        self.objects += other.objects
+        self.acts += other.acts
+        self.pairs += other.pairs
+        self.values += other.values
+        return self
+
+    def make(self) -> None:
+        """Change all, or nothing."""
+        with Held(), Undo([], self.objects):
+            for act in self.acts:
+                act()
+            publish(self.pairs, self.values)
+
+
+def checked(optimizer: Optimizer, state: Mapping[str, Any], *, cast: bool = False) -> Change:
+    """Check a state dict against an optimizer, and return the change that takes it over."""
     optimizer._require_training()
     return _Loader(optimizer, state, cast).checked()
 
@@ -272,7 +303,7 @@ class _Loader(Checks):
         super().__init__(type(optimizer).__name__, state, cast)
         self.optimizer = optimizer
 
-    def checked(self) -> Callable[[], None]:
+    def checked(self) -> Change:
         optimizer = self.optimizer
         self.check_header()
         order = self.order_of_tensors()
@@ -289,22 +320,27 @@ class _Loader(Checks):
             stages = optimizer._stages_at(int(counts[-1]), values)
         finally:
             optimizer._groups = before
+        learning = [
+            (group[key], learnt)
+            for group, own in zip([*groups, schedules_around(optimizer)], schedules, strict=True)
+            for key, (_, learnt) in own.items()
+        ]
+        same = {key: value for key, value in groups[0].items() if all(g[key] == value for g in groups)}
 
-        def take_over() -> None:
+        def act() -> None:
             optimizer._keep_last()
             optimizer._groups = groups
-            for target, source in writes:
-                target[...] = source
-            optimizer._counts[...] = counts
-            optimizer._skips, optimizer._clipper.states = skips, clips
-            for group, own in zip([*groups, schedules_around(optimizer)], schedules, strict=True):
-                for key, (_, learnt) in own.items():
-                    group[key].load_state_dict(learnt)
-            same = {key: value for key, value in groups[0].items() if all(g[key] == value for g in groups)}
-            optimizer._defaults |= same
-            optimizer._hand_over(values, *stages)
+            optimizer._clipper.states = clips
+            for schedule, learnt in learning:
+                schedule.load_state_dict(learnt)
+            optimizer._defaults = optimizer._defaults | same
 
-        return take_over
+        own = [schedule for schedule, _ in learning if hasattr(schedule, "__dict__")]  # others may have slots
+        change = Change([optimizer, optimizer._clipper, *own], [act])
+        change.values.append(optimizer._handed_over(values, *stages))
+        for target, source in [*writes, (optimizer._counts, counts), (optimizer._skips, np.array(skips, np.int64))]:
+            change.write(target, source)
+        return change
 
     def check_header(self) -> None:
         state = self.state
@@ -455,15 +491,13 @@ class _Loader(Checks):
                 lengths[their] = optimizer._units[mine]
             starts = np.cumsum([0, *lengths])
             rows = np.concatenate([np.arange(starts[their], starts[their + 1]) for their in order])
-        writes = []
+        scalars = optimizer._scalars.copy()
         for j, name in enumerate(optimizer._scalar_slots):
             source = self.array(f"slot {name}", self.state["scalars"][name])
             if source.shape != rows.shape:
                 raise self.fail(f"slot {name} has shape {source.shape} in the state, but {rows.shape} here")
-            writes.append(
-                (optimizer._scalars[:, j], self.converted(f"slot {name}", source, np.dtype(np.float64))[rows])
-            )
-        return writes
+            scalars[:, j] = self.converted(f"slot {name}", source, np.dtype(np.float64))[rows]
+        return [(optimizer._scalars, scalars)]
 
 
 def positions(theirs: Sequence[str], ours: Sequence[str]) -> list[int]:
@@ -517,9 +551,10 @@ def load(optimizer: Optimizer, path: str | os.PathLike[str], *, cast: bool) -> N
         raise StateError(f"{name}: {os.fspath(path)} holds no optimizer state ({error} is missing)") from None
     require_empty(name, arrays, path)
     values = checked_params(optimizer, stored, names, path)
-    checked(optimizer, state, cast=cast)()
+    change = checked(optimizer, state, cast=cast)
     for leaf, source in zip(optimizer._leaves, values, strict=False):
-        leaf[...] = source
+        change.write(leaf, source)
+    change.make()
 
 
 def require_empty(name: str, arrays: Mapping[str, Any], path: str | os.PathLike[str]) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from numpy.typing import DTypeLike, NDArray
 
 from schuss import _core, memory, nested, trees
-from schuss._guard import guarded
+from schuss._core import Held, Undo
+from schuss._guard import guarded, uninterrupted
 from schuss.arguments import Argument as Argument
 from schuss.arguments import Count as Count
 from schuss.arguments import Declared
@@ -127,7 +128,7 @@ class Wrapper(Declared):
         self._arrays: dict[str, list[NDArray[Any]]] = {}
         self._passes: dict[str, Any] = {}
         self._tensors = len(self._base._leaves)
-        with self._guard:
+        with Held(), self._guard, Undo([], [self._base]):  # which some change
             self._prepare()
             self._begin()
 
@@ -204,7 +205,7 @@ class Wrapper(Declared):
 
     # ---- the step ------------------------------------------------------------------------------------------------------
 
-    @guarded
+    @uninterrupted
     def step(self, grads: Any, **inputs: Any) -> None:
         """Update the parameters in place, as the wrapper's class says.
 
@@ -218,6 +219,10 @@ class Wrapper(Declared):
         TypeError, ValueError, BufferError, FloatingPointError, RuntimeError
             As the wrapped optimizer's step; nothing was changed at any level.
         """
+        if grads is None:
+            raise TypeError(
+                f"{type(self).__name__}: grads is None; pass None in the place of each tensor to be skipped"
+            )
         self._require_training()
         self._require_tensors()
         self._advance(grads, **inputs)
@@ -251,9 +256,17 @@ class Wrapper(Declared):
     def reset(self) -> None:
         """Forget everything learnt, at every level; parameters, hyper-parameters and arguments stay."""
         self._require_own()
-        self._optimizer.reset()
-        self._begin()
-        self._taken_over()
+        with Held(), self._undo():
+            self._optimizer.reset()
+            self._begin()
+            self._taken_over()
+
+    def _undo(self) -> Undo:
+        """Return a block whose errors take back what it has changed at any level."""
+        optimizers = [self._base, *(each for level in self._levels() for each in level._passes.values())]
+        arrays = [array for level in self._levels() for each in level._arrays.values() for array in each]
+        arrays += [array for each in optimizers for array in each._state_arrays()]
+        return Undo(arrays, [*self._levels(), self._base._clipper, *optimizers])
 
     @guarded
     def rebind(self, params: trees.Tree) -> None:
@@ -266,18 +279,12 @@ class Wrapper(Declared):
         """
         self._require_own()
         before = self._base._leaves
-        over_parameters = [each for each in self._passes.values() if each._leaves[0] is before[0]]
-        tree = self._base._tree
-        self._optimizer.rebind(params)
-        try:
+        with Held(), self._undo():
+            over_parameters = [each for each in self._passes.values() if each._leaves[0] is before[0]]
+            self._optimizer.rebind(params)
             for each in over_parameters:
                 each.rebind(self._base._tree)
-        except BaseException:
-            self._optimizer.rebind(tree)
-            for each in over_parameters:
-                each.rebind(tree)
-            raise
-        self._taken_over()
+            self._taken_over()
 
     @guarded
     def add(self, group: Group) -> None:
@@ -294,8 +301,9 @@ class Wrapper(Declared):
             raise ValueError(
                 f"{name}: it keeps arrays beside the parameters and takes no further group; make a new {name}"
             )
-        self._optimizer.add(group)
-        self._taken_over()
+        with Held(), self._undo():
+            self._optimizer.add(group)
+            self._taken_over()
 
     # ---- checkpoints ---------------------------------------------------------------------------------------------------
 
@@ -321,7 +329,7 @@ class Wrapper(Declared):
             If it does not fit; nothing was changed.
         """
         self._require_training()
-        nested.checked(self, state, cast=cast)()
+        nested.checked(self, state, cast=cast).make()
 
     @guarded
     def save(self, path: str | os.PathLike[str], *, params: bool = False) -> None:
@@ -364,7 +372,7 @@ class Wrapper(Declared):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Wrap the optimizer that came along."""
         self._set(state["optimizer"], dict(state["arguments"]), state["options"])
-        nested.checked_own(self, state["own"], self._base._paths)()
+        nested.checked_own(self, state["own"], self._base._paths).make()
 
     def __copy__(self) -> Wrapper:
         """Wrap a copy of the optimizer over the same parameters: two wrappers of one optimizer would disturb each other."""

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schuss import _core, memory, nested, trees
+from schuss._core import Held, Let, Undo, publish
 from schuss._guard import guarded
 from schuss.arguments import Declared
 from schuss.hyperparameters import Domain, as_float
@@ -123,8 +124,8 @@ class ClosureOptimizer(Declared):
     def _advance(self, closure: Any, values: Mapping[str, float], **inputs: Any) -> ClosureInfo:
         """Do a step, with the arguments' values at it, and return what it did.
 
-        What is kept is written once the last evaluation has succeeded: after an error parameters and numbers are brought
-        back, but not arrays.
+        After an error parameters and numbers are brought back, but not arrays: what is kept in these goes to `_writes`, pairs
+        of an array and of what it is to be, which are written in the end.
         """
         raise NotImplementedError
 
@@ -186,6 +187,7 @@ class ClosureOptimizer(Declared):
         self._incoming = np.zeros(self._size, self._dtype)
         self._inbox = _copier(name)(self._tree_of(self._incoming), weight=1.0, nonfinite="raise")
         self._last = None
+        self._writes: list[tuple[NDArray[Any], NDArray[Any]]] = []
         self._arrays = {key: self._zeros() for key in ("point", "gradient")}
         self._numbers = {}
         self._prepare()
@@ -321,7 +323,8 @@ class ClosureOptimizer(Declared):
         """Call the closure at the present parameters, and return the loss and the tree of gradients."""
         name = type(self).__name__
         self._numbers["evaluations"] += 1
-        found: Any = closure()
+        with Let():
+            found: Any = closure()
         if not isinstance(found, tuple | list) or len(found) != 2:
             raise TypeError(f"{name}: the closure must return ({', '.join(self.returns)}), got {type(found).__name__}")
         loss, grads = found
@@ -361,7 +364,7 @@ class ClosureOptimizer(Declared):
     def _keep(self, x: Vector, loss: float, gradient: Vector) -> None:
         """Put a point into the parameters, and keep what is known there."""
         self._place(x)
-        self._arrays["point"][...], self._arrays["gradient"][...] = x, gradient
+        self._writes += [(self._arrays["point"], x), (self._arrays["gradient"], gradient)]
         self._numbers["loss"] = loss
 
     # ---- the step ------------------------------------------------------------------------------------------------------
@@ -398,19 +401,17 @@ class ClosureOptimizer(Declared):
             raise TypeError(
                 f"{name}: step takes a function that evaluates at the present parameters, got {type(closure).__name__}"
             )
-        with self._guard:
+        with Held(), self._guard:
             self._outbox._require_writeable()
             values = self._values()
-            before, numbers = [leaf.copy(order="K") for leaf in self._leaves], dict(self._numbers)
-            try:
+            with Undo(self._leaves, [self]):
+                self._numbers = dict(self._numbers)
+                self._writes = []
                 info = self._advance(closure, values, **inputs)
-            except BaseException:
-                for leaf, kept in zip(self._leaves, before, strict=True):
-                    leaf[...] = kept
-                self._numbers = numbers
-                raise
-            self._numbers["t"] += 1
-            self._last = info
+                self._numbers["t"] += 1
+                self._last = info
+                publish(self._writes, [])
+            self._writes = []
         return info.loss
 
     def _stop(self, message: str, *, converged: bool) -> str:
@@ -465,7 +466,13 @@ class ClosureOptimizer(Declared):
     @guarded
     def reset(self) -> None:
         """Forget everything learnt: state and counts are as new, parameters and arguments stay."""
-        self._start()
+        with Held(), Undo(self._memory(), [self]):
+            self._numbers = dict(self._numbers)
+            self._start()
+
+    def _memory(self) -> list[NDArray[Any]]:
+        """Return the arrays that are state."""
+        return list(self._arrays.values())
 
     @guarded
     def rebind(self, params: trees.Tree) -> None:
@@ -512,7 +519,12 @@ class ClosureOptimizer(Declared):
         StateError
             If it does not fit; nothing was changed.
         """
-        self._accepted(state, cast=cast)()
+        self._make(self._accepted(state, cast=cast))
+
+    def _make(self, take_over: Callable[[], None]) -> None:
+        """Take over what was checked, all or nothing."""
+        with Held(), Undo([*self._leaves, *self._memory()], [self]):
+            take_over()
 
     def _accepted(self, state: Mapping[str, Any], *, cast: bool) -> Callable[[], None]:
         """Check a state dict, and return what takes it over, which cannot fail any more."""
@@ -603,9 +615,13 @@ class ClosureOptimizer(Declared):
         take_over = self._accepted(state, cast=cast)
         require_empty(type(self).__name__, others, path)
         values = checked_params(self, stored, state["names"], path)
-        take_over()
-        for leaf, source in zip(self._leaves, values, strict=False):
-            leaf[...] = source
+
+        def with_params() -> None:
+            take_over()
+            for leaf, source in zip(self._leaves, values, strict=False):
+                leaf[...] = source
+
+        self._make(with_params)
 
     @guarded
     def __getstate__(self) -> dict[str, Any]:

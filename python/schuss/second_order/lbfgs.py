@@ -146,7 +146,7 @@ class LBFGS(ClosureOptimizer):
         super()._take_over({key: arrays[key] for key in ("point", "gradient")}, numbers)
         for name in ("s", "y"):
             self._arrays[name][:pairs] = arrays[name]
-        self._curvatures[:pairs] = map(dot, arrays["s"], arrays["y"])
+        self._curvatures = [*map(dot, arrays["s"], arrays["y"]), *self._curvatures[pairs:]]
         self._next = pairs % self.history
 
     # ---- the step ------------------------------------------------------------------------------------------------------
@@ -187,7 +187,8 @@ class LBFGS(ClosureOptimizer):
         if (curvature := dot(s, y)) <= self._eps * abs(dot(gradient, s)):
             return
         row, rows = self._next, len(self._arrays["s"])
-        self._arrays["s"][row], self._arrays["y"][row], self._curvatures[row] = s, y, curvature
+        self._writes += [(self._arrays["s"][row], s), (self._arrays["y"][row], y)]
+        self._curvatures = [curvature if i == row else each for i, each in enumerate(self._curvatures)]
         self._next = (row + 1) % rows
         self._numbers["pairs"] = min(self._numbers["pairs"] + 1, rows)
 

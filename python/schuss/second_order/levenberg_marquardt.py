@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schuss import trees
+from schuss._core import Let
 from schuss.arguments import Count
 from schuss.hyperparameters import NonNegative, Positive
 from schuss.second_order._base import Bound, ClosureInfo, ClosureOptimizer, largest
@@ -141,7 +142,8 @@ class LevenbergMarquardt(ClosureOptimizer):
         self._place(x)
         name = type(self).__name__
         self._numbers["evaluations"] += 1
-        found = closure()
+        with Let():
+            found = closure()
         if not isinstance(found, tuple | list) or len(found) != 2:
             raise TypeError(f"{name}: the closure must return ({', '.join(self.returns)}), got {type(found).__name__}")
         residuals = np.asarray(found[0])
@@ -244,8 +246,8 @@ class LevenbergMarquardt(ClosureOptimizer):
         """Return the next point (the present one where none is better), why to stop, and if that is a tolerance."""
         units = np.ones(self._size)
         if self.scale == "jacobian":
-            norms = self._arrays["norms"]
-            norms[...] = np.maximum(norms, np.linalg.norm(at.J, axis=0))
+            norms = np.maximum(self._arrays["norms"], np.linalg.norm(at.J, axis=0)).astype(self._dtype)
+            self._writes.append((self._arrays["norms"], norms))
             units = np.where(norms > 0, norms, 1.0).astype(np.float64)
         here = at.x.astype(np.float64)
         lower = np.full(self._size, -np.inf) if self._lower is None else self._lower.astype(np.float64)

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from schuss._core import Let
 from schuss.arguments import Count
 from schuss.hyperparameters import NonNegative, OpenFraction, Positive
 from schuss.second_order._base import Closure, ClosureInfo, ClosureOptimizer, Vector, dot, largest
@@ -178,7 +179,9 @@ class NewtonCG(ClosureOptimizer):
         None where the loss is not finite beside the point.
         """
         if hvp is not None:
-            return self._vector(hvp(self._tree_of(v.copy())), "the product of hvp")
+            with Let():
+                found = hvp(self._tree_of(v.copy()))
+            return self._vector(found, "the product of hvp")
         length = math.sqrt(dot(v, v))
         h = 2.0 * math.sqrt(self._eps) * (1.0 + math.sqrt(dot(x, x))) / length
         beside = x + self._dtype.type(h) * v

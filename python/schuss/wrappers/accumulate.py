@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from schuss import memory, trees
-from schuss._guard import guarded
+from schuss._guard import uninterrupted
 from schuss.math import dot
 from schuss.passes.accumulate import Accumulate as Sum
 from schuss.reference import widened
@@ -141,7 +141,7 @@ class Accumulate(Wrapper):
             self._add(grads, grad_scale, inputs)
             return last and self._finish(inputs)
 
-    @guarded
+    @uninterrupted
     def flush(self, **inputs: Any) -> None:
         """Step with the micro-batches that are there, however few; do nothing if there are none.
 

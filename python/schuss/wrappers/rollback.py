@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from schuss import nested
-from schuss._guard import guarded
+from schuss._guard import uninterrupted
 from schuss.wrapper import Count, Wrapper
 
 
@@ -67,7 +67,7 @@ class Rollback(Wrapper):
         """Bytes of state, of all levels and of the copies."""
         return super().nbytes + sum(each.nbytes for each in self._copies)
 
-    @guarded
+    @uninterrupted
     def rollback(self) -> None:
         """Bring back parameters and state of before the last step.
 
@@ -82,4 +82,5 @@ class Rollback(Wrapper):
         if not self._copies:
             raise RuntimeError("Rollback: there is no step to take back; each can be taken back once")
         self._base._require_writeable()
-        self._copies.pop().restore()
+        self._copies[-1].restore()
+        self._copies.pop()

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from schuss._guard import guarded
+from schuss._core import Let
+from schuss._guard import uninterrupted
 from schuss.hyperparameters import NonNegative
 from schuss.passes import sam
 from schuss.wrapper import Wrapper
@@ -135,23 +136,24 @@ class SAM(Wrapper):
 
     def _advance_by(self, closure: Callable[[], Any], inputs: dict[str, Any]) -> bool:
         """Step with what a function finds at the perturbed weights."""
-        grads = closure()
+        with Let():
+            grads = closure()
         if grads is None:
             raise TypeError(
                 f"{type(self).__name__}: the function must return gradients, got None; end it with a return"
             )
         try:
-            if self._climb(
-                grads
-            ):  # else there is nothing to climb by, and the optimizer says what becomes of such gradients
-                grads = closure()
+            # Else there is nothing to climb by, and the optimizer says what becomes of such gradients.
+            if self._climb(grads):
+                with Let():
+                    grads = closure()
         finally:
             self._put_back()
         done = self._optimizer._advance(grads, **inputs)
         self._found = False
         return done
 
-    @guarded
+    @uninterrupted
     def perturb(self, grads: Any) -> None:
         """Move the parameters to the worst weights nearby, until `restore`.
 
@@ -185,7 +187,7 @@ class SAM(Wrapper):
             self._put_back()
             raise
 
-    @guarded
+    @uninterrupted
     def restore(self) -> None:
         """Put back the parameters that `perturb` has moved, bit for bit; changes that were made since are lost.
 
