@@ -182,7 +182,7 @@ RUBBISH: list[Callable[[], Any]] = [
     *(lambda: Lies({"a": 1}), lambda: {Text("w"): 1}, lambda: np.zeros(2).view(Array), lambda: [Raises(), Raises()]),
     *(lambda depth=depth: nested(depth) for depth in (3, 70, 3000, 100_000)),
     *(
-        lambda value=value: copy.deepcopy(value)
+        lambda value=value: copy.deepcopy(value) if isinstance(value, list | dict) else value
         for value in (
             *(None, True, 0, 1, -1, 3, 2**31, 2**53, 2**62, 2**63, 10**400, -(10**5000), 10**5000),
             *(0.0, 0.5, -0.5, 1e308, math.nan, math.inf, -math.inf, "", "x", "lr", "a\nb", "x" * 10_000, b"x", 1j),
@@ -252,7 +252,7 @@ def test_hostile_states(name: str, data: st.DataObject) -> None:
         error = None
     if error is not None:
         assert state_and_params(holder) == before
-        documented = (ValueError,) if isinstance(holder, schuss.GradientNoiseScale | schuss.schedules.Schedule) else ()
+        documented = () if hasattr(holder, "params") else (ValueError,)
         assert isinstance(error, (TypeError, schuss.StateError, *documented))
         assert re.fullmatch(r"\w+: .{10,600}", str(error))
         return

@@ -50,13 +50,19 @@ class Domain:
         if self.switch:
             if isinstance(value, bool | np.bool_):
                 return bool(value)
-            raise TypeError(f"{who} must be True or False, got {value!r}")
+            raise TypeError(f"{who} must be True or False, got {shown(value)}")
         number = as_float(value)
         if number is None:
-            raise TypeError(f"{who} must be {wanted}, got {value!r}")
+            raise TypeError(f"{who} must be {wanted}, got {shown(value)}")
         if number not in self:
             raise ValueError(f"{who} must be in {self}, got {number:g}")
         return number
+
+
+def shown(value: object) -> str:
+    """Return what a value looks like, on one line and not at length."""
+    text = " ".join(repr(value).splitlines())
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def as_float(value: object) -> float | None:

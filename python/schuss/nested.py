@@ -55,7 +55,7 @@ def checked(wrapper: Wrapper, saved: Mapping[str, Any], *, cast: bool = False) -
     checks.check_format()
     saved = checks.state
     checks.require_entries(("wrapper", "format", "own", "optimizer"))
-    if saved["wrapper"] != checks.name:
+    if not isinstance(saved["wrapper"], str) or saved["wrapper"] != checks.name:
         raise checks.fail(f"the state is of {saved['wrapper']!s:.40}; load it into a wrapper of that class")
     inner, wrapped = saved["optimizer"], wrapper.optimizer
     checks.require_mapping("optimizer", inner)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from schuss import _core, checkpoint, memory
 from schuss._core import Held, Undo, publish
+from schuss.hyperparameters import as_float
 from schuss.optimizer import StateError
 
 if TYPE_CHECKING:
@@ -88,6 +89,14 @@ def clips_that_learn(clipper: Clipper) -> dict[str, tuple[Clip, dict[str, NDArra
         if state:
             found[name if name not in found else f"{name} {len(found) + 1}"] = clip, state
     return found
+
+
+def numbers_of(value: Any) -> NDArray[np.float64]:
+    """Return a list or vector of numbers as an array; anything else as an empty one."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiu" and value.ndim == 1:
+        return value.astype(np.float64)
+    valid = isinstance(value, list) and all(type(each) in (int, float) for each in value)
+    return np.array([as_float(each) for each in value] if valid else [], np.float64)
 
 
 def schedules_around(optimizer: Optimizer) -> dict[str, Any]:
@@ -178,7 +187,7 @@ class Checks:
         if issubclass(kind, np.generic):
             return value
         if issubclass(kind, np.ndarray) and not issubclass(kind, np.ma.MaskedArray):
-            return value.view(np.ndarray)
+            return np.ndarray.view(value, np.ndarray)  # not by the method of a subclass
         if depth > _DEPTH_LIMIT:
             raise self.fail(f"the {where} is nested deeper than {_DEPTH_LIMIT} levels; pass a dict from state_dict()")
         if issubclass(kind, list | tuple):
@@ -205,9 +214,9 @@ class Checks:
 
     def check_class(self) -> None:
         """Refuse the state of another class, whose entries would be strange."""
-        theirs = self.state.get("optimizer", self.name)
-        if type(theirs) is not str or theirs != self.name:
-            raise self.fail(f"the state is of {theirs!s:.40}; load it into an optimizer of that class")
+        other = self.state.get("optimizer", self.name)
+        if not isinstance(other, str) or other != self.name:
+            raise self.fail(f"the state is of {other!s:.40}; load it into an optimizer of that class")
 
     def check_format(
         self, target: Any = None, migrations: Sequence[Callable[[Any, dict[str, Any]], dict[str, Any]]] = ()
@@ -442,10 +451,7 @@ class _Loader(Checks):
                 continue
             self.require_keys(name, ours, learnt[name])
             for key, array in ours.items():
-                try:
-                    source = np.array(learnt[name][key], np.float64)
-                except (TypeError, ValueError, OverflowError):
-                    source = np.zeros(0)
+                source = numbers_of(learnt[name][key])
                 if source.shape != array.shape or np.isnan(source).any():
                     raise self.fail(
                         f"the state's {key} of {name} must be {len(array)} numbers; make the optimizer with the clips it was "
