@@ -915,9 +915,11 @@ class Optimizer(_Typed):
                     projection.apply([bool(self._counts[i] != before[i]) for i in tensors])
         else:
             status = self._plan.step_within(grads, arrays, numbers, grad_scale, factors, work)
-        for each in told:
-            if each is not None:
-                each()
+        # Where nothing is to be done after the step nothing is made, not even an iterator: there might be no memory for it.
+        if told:
+            for each in told:
+                if each is not None:
+                    each()
         return status
 
     @guarded
