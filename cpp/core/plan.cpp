@@ -235,11 +235,10 @@ void Plan::bind(Index tensor, int operand, std::byte* data, Dtype dtype, const I
     if (!layout.shape) {
         // Memory for all layouts, once, when the first array with strides of its own comes.
         if (layout_first_.empty()) {
-            layout_first_.reserve(bound_.size() + 1);
-            layout_first_.push_back(0);
-            for (const View& each : bound_)
-                layout_first_.push_back(layout_first_.back() + operands * 2 * (each.shape.size() + 1));
-            layout_numbers_.assign(layout_first_.back(), 0);
+            std::vector<std::size_t> first{0};
+            for (const View& each : bound_) first.push_back(first.back() + operands * 2 * (each.shape.size() + 1));
+            layout_numbers_.assign(first.back(), 0);
+            layout_first_ = std::move(first);
         }
         layout.shape = layout_numbers_.data() + layout_first_[at(tensor)] + at(operand) * room;
         layout.strides = layout.shape + ndim + 1;
