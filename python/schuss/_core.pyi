@@ -140,6 +140,19 @@ class Plan:
         """
         Set how steps run.
         """
+    def set_values(
+        self,
+        hyper: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]],
+        limit: typing.SupportsFloat | typing.SupportsIndex,
+        centred: bool,
+        spread: typing.SupportsFloat | typing.SupportsIndex,
+        noise_seed: typing.SupportsInt | typing.SupportsIndex,
+        cautious: bool,
+        average: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> None:
+        """
+        Set what a step takes, as `Values` says.
+        """
     def set_work(
         self,
         tensor: typing.SupportsInt | typing.SupportsIndex,
@@ -250,7 +263,7 @@ class Held:
     A block that signals wait for: their handlers run at its end.
     """
     def __enter__(self) -> None: ...
-    def __exit__(self, *args) -> None: ...
+    def __exit__(self, arg0: typing.Any, arg1: typing.Any, arg2: typing.Any) -> None: ...
     def __init__(self) -> None: ...
 
 class Let:
@@ -258,7 +271,7 @@ class Let:
     A block within one of `Held` in which handlers run as ever.
     """
     def __enter__(self) -> None: ...
-    def __exit__(self, *args) -> None: ...
+    def __exit__(self, arg0: typing.Any, arg1: typing.Any, arg2: typing.Any) -> None: ...
     def __init__(self) -> None: ...
 
 class Undo:

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
-from schuss._core import Held
+from schuss._runtime import held
 from schuss.hyperparameters import Domain, Hyperparameter, Schedule
 from schuss.optimizer import _did_you_mean, _option, _Typed
 
@@ -117,7 +117,7 @@ class Declared(_Typed):
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Keep all others out, and signals waiting, or refuse to be the second."""
-        with Held():
+        with held:
             if not self._busy.acquire(blocking=False):
                 raise self._is_busy()
             try:
