@@ -544,8 +544,11 @@ def test_a_bad_step_changes_nothing(part: int, subject: Subject, data: st.DataOb
     for each in (subject.opt, subject.twin):
         do(each, call)
     apart = lost(memory(subject.opt, numbers), memory(subject.twin, numbers))
-    assert not [each for each in apart if not each.endswith("outcome['number']")], faults  # which `rebind` starts anew
-    assert repr(subject.opt.last) == repr(subject.twin.last)
+    if any(each.startswith("parameter: ") for each in faults):  # what the last step did is forgotten by `rebind`
+        apart = [each for each in apart if "_plan.outcome" not in each]
+    else:
+        assert repr(subject.opt.last) == repr(subject.twin.last)
+    assert not apart, faults
 
 
 def cleaned(leaf: Any) -> Any:
@@ -967,7 +970,14 @@ def test_signals_wait_and_come() -> None:
 #: What an allocation that fails may become on its way through Python, NumPy and pybind11.
 NO_MEMORY = (MemoryError, RuntimeError, SystemError, ValueError, TypeError, BufferError, ImportError, AttributeError)
 
-STARVED = ["step", "assignment", "load_state_dict", "eval"]
+#: Steps that make no object of pybind11's: it ends the process where there is no memory for one.
+STARVED = [
+    "step of Adam",
+    "step of Adam with clips that learn",
+    "step that is skipped",
+    "step of Muon",
+    "step of Adafactor",
+]
 
 
 def starve(names: list[str], most: int) -> None:
@@ -1028,12 +1038,7 @@ def failing_malloc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
-def starved() -> list[str]:
-    chosen = [name for name in OPERATIONS if name.startswith(tuple(STARVED))]
-    return chosen if SLOW else ["step of Adam with clips that learn", "step of SOAP with new bases", "load_state_dict"]
-
-
-@pytest.mark.parametrize("name", starved())
+@pytest.mark.parametrize("name", STARVED if SLOW else STARVED[:2])
 def test_an_allocation_that_fails_leaves_all_or_nothing_done(name: str, failing_malloc: Path) -> None:
     code = "import sys\nfrom test_atomic import starve\nstarve([sys.argv[1]], int(sys.argv[2]))"
     environment = {"LD_PRELOAD": str(failing_malloc), "PYTHONMALLOC": "malloc", "OMP_NUM_THREADS": "1"}
