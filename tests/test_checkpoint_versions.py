@@ -115,7 +115,14 @@ def test_a_stored_file_loads_and_the_run_goes_on(path: Path) -> None:
     run(twin, 3)
     run(loaded, 3)
     run(twin, 3)
-    assert everything(loaded) == everything(twin)
+    # The steps before were those of another version, which may have rounded otherwise, and of another machine's BLAS.
+    ours, theirs = everything(loaded), everything(twin)
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        if isinstance(value, float | list):
+            np.testing.assert_allclose(value, theirs[key], rtol=1e-5, atol=1e-7, err_msg=key)
+        else:
+            assert value == theirs[key], key
 
 
 def test_every_kind_and_format_is_stored() -> None:

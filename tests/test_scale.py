@@ -14,6 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import as_strided
 from support import SLOW, only_slow, snapshot, tries
 
 import schuss
@@ -99,6 +100,19 @@ def test_more_than_2_to_the_32_elements_in_a_file(tmp_path: Path) -> None:
     del params
     assert_rows_are(np.memmap(path, np.uint16, "r", shape=shape), alone.params.view(np.uint16))
     path.unlink()
+
+
+def test_shapes_whose_product_overflows() -> None:
+    """NumPy makes no array of them, not even a fake one; those with a zero among their dimensions are stepped, as nothing."""
+    for shape in ((2**62, 2**62), (2**32, 2**32), (2**62, 2**62, 0)):
+        with pytest.raises(ValueError, match="array is too big"):
+            as_strided(np.ones(1), shape, (0,) * len(shape))
+    shapes = [(2**40, 0), (0, 2**40), (2**31, 0, 2**20), (3,)]
+    for cls in (schuss.SGD, schuss.LAMB, schuss.Prodigy):
+        optimizer = cls([np.zeros(shape) for shape in shapes], clip=schuss.ClipNorm(1.0))
+        optimizer.step([np.broadcast_to(np.ones(()), shape) for shape in shapes])
+        assert optimizer.last.norm == math.sqrt(3)
+        assert optimizer.params[-1].any()
 
 
 # ---- very many tensors ------------------------------------------------------------------------------------------------------
