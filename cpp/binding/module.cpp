@@ -229,6 +229,13 @@ public:
     /// Lets steps be refused, for the reason given, until an empty one is.
     static Values suspended(const py::object& plan, std::string reason) { return {plan, {}, {}, std::move(reason)}; }
 
+    /// Sets them at once. (Making an object asks for memory where pybind11 cannot raise.)
+    static void set_values(const py::object& plan, std::vector<std::vector<double>> hyper, double limit, bool centred,
+                           double spread, std::uint64_t noise_seed, bool cautious, double average) {
+        Values all = values(plan, std::move(hyper), limit, centred, spread, noise_seed, cautious, average);
+        publish({}, {&all});
+    }
+
     /// Copies arrays into others, and sets the values of plans: all, or nothing.
     static void publish(const Copies::Pairs& pairs, const std::vector<Values*>& values) {
         for (const Values* each : values) {
@@ -576,6 +583,9 @@ PYBIND11_MODULE(_main_core, m, pybind11::mod_gil_not_used()) {
             "The same for who is inside the guard already. "
             "`work(-1)`, before the last sweep, returns what is written when the step is done, pairs of arrays, and an "
             "`Undo` and a function that is called then, or None and None.")
+        .def("set_values", &Binding::set_values, py::arg("hyper"), py::arg("limit"), py::arg("centred"),
+             py::arg("spread"), py::arg("noise_seed"), py::arg("cautious"), py::arg("average"),
+             "Set what a step takes, as `Values` says.")
         .def("count_skips", &Binding::count_skips, py::arg("skips").noconvert(), py::arg("most"),
              "Count skipped steps, in all and in a row, and refuse more in a row than that; -1 for any number.")
         .def("protect", &Binding::protect, py::arg("arrays"), "Refuse gradients over these arrays.")

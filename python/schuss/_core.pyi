@@ -150,6 +150,19 @@ class Plan:
         """
         Set how steps run.
         """
+    def set_values(
+        self,
+        hyper: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]],
+        limit: typing.SupportsFloat | typing.SupportsIndex,
+        centred: bool,
+        spread: typing.SupportsFloat | typing.SupportsIndex,
+        noise_seed: typing.SupportsInt | typing.SupportsIndex,
+        cautious: bool,
+        average: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> None:
+        """
+        Set what a step takes, as `Values` says.
+        """
     def set_work(
         self,
         tensor: typing.SupportsInt | typing.SupportsIndex,

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from schuss._core import Held
+from schuss._runtime import held
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -27,7 +27,7 @@ def uninterrupted(method: _Method) -> _Method:
 
     @functools.wraps(method)
     def whole(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with Held(), self._guard:
+        with held, self._guard:
             return method(self, *args, **kwargs)
 
     return cast(_Method, whole)

@@ -10,6 +10,9 @@ import numpy as np
 
 from schuss import _core
 
+#: A block that signals wait for. (One for all: to make another asks for memory where pybind11 cannot raise.)
+held = _core.Held()
+
 
 def instruction_sets() -> list[str]:
     """Return the instruction sets that this build holds and this machine runs, the baseline first.

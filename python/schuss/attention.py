@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from schuss._core import Held
+from schuss._runtime import held
 from schuss.hyperparameters import Domain
 
 _THRESHOLD = Domain(0.0, lower_open=True)
@@ -101,7 +101,7 @@ def qk_clip(
     keys = key if key.ndim == 3 else key.reshape(key_heads, rows, *key.shape[1:])
     group = n // key_heads
     factors = np.repeat(factors.reshape(-1, group).min(axis=1), group)
-    with Held():
+    with held:
         for h in np.flatnonzero(factors < 1):
             factor = float(factors[h])
             queries[h, : d - rotary] *= factor**balance

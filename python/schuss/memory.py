@@ -138,10 +138,10 @@ def allocate(
 
 def in_the_place_of(target: NDArray[Any], values: Any) -> NDArray[Any]:
     """Return values as an array whose bytes can take the place of another's."""
-    values = np.asarray(values)
-    alike = values.dtype == target.dtype and values.shape == target.shape
-    if alike and (values.flags.f_contiguous if is_fortran(target) else values.flags.c_contiguous):
-        return values
+    source: NDArray[Any] = np.asarray(values)
+    alike = source.dtype == target.dtype and source.shape == target.shape
+    if alike and (source.flags.f_contiguous if is_fortran(target) else source.flags.c_contiguous):
+        return source
     found: NDArray[Any] = np.empty_like(target, subok=False)
-    found[...] = values
+    found[...] = source
     return found

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from schuss import checkpoint, state
-from schuss._core import Held, Undo, publish
+from schuss._core import Undo, publish
+from schuss._runtime import held
 from schuss.optimizer import Optimizer, StateError
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ class Snapshot:
     def restore(self) -> None:
         """Bring back what was copied."""
         clipper = self._optimizer._clipper
-        with Held(), Undo([], [clipper, *(wrapper for wrapper, _ in self._wrappers)]):
+        with held, Undo([], [clipper, *(wrapper for wrapper, _ in self._wrappers)]):
             for wrapper, numbers in self._wrappers:
                 wrapper._numbers = numbers
                 wrapper._taken_over()

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from schuss import _core, memory, trees
-from schuss._core import Held, Undo, Values, publish
+from schuss._core import Undo, Values, publish
 from schuss._guard import guarded
-from schuss._runtime import checked_threads
+from schuss._runtime import checked_threads, held
 from schuss.clipping import Clip, Clipper, as_clips
 from schuss.hyperparameters import Domain, Hyperparameter, NonNegative, Schedule, as_float
 from schuss.stages import Decay, GradientNoise, Skip
@@ -690,7 +690,7 @@ class Optimizer(_Typed):
     @guarded
     def _take_averages(self, averages: list[NDArray[Any]]) -> None:
         """Let steps move running averages of the parameters, by `_average_share` towards what they are then."""
-        with Held(), Undo([], [self]):
+        with held, Undo([], [self]):
             self._averages = averages
             self._make_plan()
 
@@ -787,7 +787,7 @@ class Optimizer(_Typed):
 
     def _push(self, step: int, values: Sequence[Mapping[str, float]]) -> None:
         """Hand the plan what a step takes besides gradients: hyper-parameters in the rule's order, and the stages."""
-        publish([], [self._handed_over(values, *self._stages_at(step, values))])
+        self._plan.set_values(*self._numbers_of(values, *self._stages_at(step, values)))
 
     def _stages_at(
         self, step: int, values: Sequence[Mapping[str, float]]
@@ -805,9 +805,18 @@ class Optimizer(_Typed):
         around: Sequence[tuple[float, float, float, float]],
     ) -> Values:
         """Return numbers of a step as `publish` hands them to the plan."""
+        return Values(self._plan, *self._numbers_of(values, limit, spread, around))
+
+    def _numbers_of(
+        self,
+        values: Sequence[Mapping[str, float]],
+        limit: float,
+        spread: float,
+        around: Sequence[tuple[float, float, float, float]],
+    ) -> tuple[list[list[float]], float, bool, float, int, bool, float]:
+        """Return numbers of a step as the plan takes them."""
         names = self._kernel()["hyper"]
-        return Values(
-            self._plan,
+        return (
             [[*(group[key] for key in names), *more] for group, more in zip(values, around, strict=True)],
             limit,
             self.centralize,
@@ -836,7 +845,7 @@ class Optimizer(_Typed):
                 f"{type(self).__name__}: {key} was off when the optimizer was made, which therefore keeps no state for it; "
                 "make a new optimizer"
             )
-        with Held(), Undo([], [self]):
+        with held, Undo([], [self]):
             self._keep_last()
             self._groups = changed
             values = self._values_at(self.t)
@@ -844,7 +853,7 @@ class Optimizer(_Typed):
             if len(chosen) == len(self._groups):
                 self._defaults = self._defaults | {key: checked}
             self._look_around()
-            publish([], [self._handed_over(values, *stages)])
+            self._plan.set_values(*self._numbers_of(values, *stages))
 
     @property
     def groups(self) -> tuple[GroupView, ...]:
@@ -907,7 +916,7 @@ class Optimizer(_Typed):
         status: int
         if clipper.clips or self._projections:
             clipper.learnt = None
-            with Held():
+            with held:
                 status = self._plan.step_within(grads, arrays, numbers, grad_scale, factors, work)
                 if clipper.learnt is not None:
                     clipper.states, clipper.report = clipper.learnt
@@ -925,7 +934,7 @@ class Optimizer(_Typed):
     @guarded
     def _observe(self, observers: Iterable[Observer]) -> None:
         """Choose who is told of steps."""
-        with Held(), Undo([], [self]):
+        with held, Undo([], [self]):
             self._observers = tuple(observers)
             self._look_around()
 
@@ -1032,7 +1041,7 @@ class Optimizer(_Typed):
 
     def _keep_weights(self, pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]] = (), copied: bool = True) -> None:
         """Keep the weights in training until `train`, refuse steps until then, and write others in their place."""
-        with Held(), Undo([], [self]):
+        with held, Undo([], [self]):
             self._kept = [leaf.copy(order="K") for leaf in self._leaves] if copied else []
             publish(pairs, [Values(self._plan, _NOT_IN_TRAINING)])
 
@@ -1042,7 +1051,7 @@ class Optimizer(_Typed):
         if self._kept is None:
             return
         self._require_writeable()
-        with Held(), Undo([], [self]):
+        with held, Undo([], [self]):
             pairs = list(zip(self._leaves, self._kept, strict=False))
             self._kept = None
             publish(pairs, [Values(self._plan, "")])
@@ -1140,7 +1149,7 @@ class Optimizer(_Typed):
         """Forget everything learnt: state and step counts are as new, parameters and hyper-parameters stay."""
         self._require_training()
         self._require_unchanged()
-        with Held(), Undo(self._state_arrays(), [self]):
+        with held, Undo(self._state_arrays(), [self]):
             for i in range(len(self._leaves)):
                 for _, slot in self._named_slots(i):
                     slot[...] = 0
@@ -1179,7 +1188,7 @@ class Optimizer(_Typed):
                 raise ValueError(
                     f"{name}: params{path} has another memory order than before; pass it in the same order"
                 )
-        with Held(), Undo([], [self]):
+        with held, Undo([], [self]):
             self._tree, self._leaves = self._like_params(leaves), leaves
             self._make_plan()
 
@@ -1199,7 +1208,7 @@ class Optimizer(_Typed):
         if not isinstance(group, Group):
             raise TypeError(f"{name}: add takes a Group, got {type(group).__name__}")
         self._require_unchanged()
-        with Held(), Undo([], [self]):
+        with held, Undo([], [self]):
             old_slots, old_scalars, old_counts = self._slots, self._scalars, self._counts
             (added,) = self._as_groups([group])
             # As the constructor numbers them: those made by overrides come after all others.

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schuss import _core, checkpoint, memory
-from schuss._core import Held, Undo, publish
+from schuss._core import Undo, publish
+from schuss._runtime import held
 from schuss.hyperparameters import as_float
 from schuss.optimizer import StateError
 
@@ -148,7 +149,7 @@ class Change:
 
     def make(self) -> None:
         """Change all, or nothing."""
-        with Held(), Undo([], self.objects):
+        with held, Undo([], self.objects):
             for act in self.acts:
                 act()
             publish(self.pairs, self.values)

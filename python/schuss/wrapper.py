@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from numpy.typing import DTypeLike, NDArray
 
 from schuss import _core, memory, nested, trees
-from schuss._core import Held, Undo
+from schuss._core import Undo
 from schuss._guard import guarded, uninterrupted
+from schuss._runtime import held
 from schuss.arguments import Argument as Argument
 from schuss.arguments import Count as Count
 from schuss.arguments import Declared
@@ -128,7 +129,7 @@ class Wrapper(Declared):
         self._arrays: dict[str, list[NDArray[Any]]] = {}
         self._passes: dict[str, Any] = {}
         self._tensors = len(self._base._leaves)
-        with Held(), self._guard, Undo([], [self._base]):  # which some change
+        with held, self._guard, Undo([], [self._base]):  # which some change
             self._prepare()
             self._begin()
 
@@ -256,7 +257,7 @@ class Wrapper(Declared):
     def reset(self) -> None:
         """Forget everything learnt, at every level; parameters, hyper-parameters and arguments stay."""
         self._require_own()
-        with Held(), self._undo():
+        with held, self._undo():
             self._optimizer.reset()
             self._begin()
             self._taken_over()
@@ -279,7 +280,7 @@ class Wrapper(Declared):
         """
         self._require_own()
         before = self._base._leaves
-        with Held(), self._undo():
+        with held, self._undo():
             over_parameters = [each for each in self._passes.values() if each._leaves[0] is before[0]]
             self._optimizer.rebind(params)
             for each in over_parameters:
@@ -301,7 +302,7 @@ class Wrapper(Declared):
             raise ValueError(
                 f"{name}: it keeps arrays beside the parameters and takes no further group; make a new {name}"
             )
-        with Held(), self._undo():
+        with held, self._undo():
             self._optimizer.add(group)
             self._taken_over()
 

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schuss import _core, memory, nested, trees
-from schuss._core import Held, Let, Undo, publish
+from schuss._core import Let, Undo, publish
 from schuss._guard import guarded
+from schuss._runtime import held
 from schuss.arguments import Declared
 from schuss.hyperparameters import Domain, as_float
 from schuss.optimizer import Group, _option
@@ -401,7 +402,7 @@ class ClosureOptimizer(Declared):
             raise TypeError(
                 f"{name}: step takes a function that evaluates at the present parameters, got {type(closure).__name__}"
             )
-        with Held(), self._guard:
+        with held, self._guard:
             self._outbox._require_writeable()
             values = self._values()
             with Undo(self._leaves, [self]):
@@ -466,7 +467,7 @@ class ClosureOptimizer(Declared):
     @guarded
     def reset(self) -> None:
         """Forget everything learnt: state and counts are as new, parameters and arguments stay."""
-        with Held(), Undo(self._memory(), [self]):
+        with held, Undo(self._memory(), [self]):
             self._numbers = dict(self._numbers)
             self._start()
 
@@ -523,7 +524,7 @@ class ClosureOptimizer(Declared):
 
     def _make(self, take_over: Callable[[], None]) -> None:
         """Take over what was checked, all or nothing."""
-        with Held(), Undo([*self._leaves, *self._memory()], [self]):
+        with held, Undo([*self._leaves, *self._memory()], [self]):
             take_over()
 
     def _accepted(self, state: Mapping[str, Any], *, cast: bool) -> Callable[[], None]:

@@ -48,7 +48,7 @@ class Rollback(Wrapper):
         self._copies: list[nested.Snapshot] = []
 
     def _taken_over(self) -> None:
-        self._copies.clear()
+        self._copies = []  # another list, since an error brings back the one before
 
     def _advance(self, grads: Any, **inputs: Any) -> bool:
         before = nested.Snapshot(self._optimizer)
