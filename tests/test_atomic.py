@@ -62,7 +62,7 @@ def memory(thing: Any, show: Callable[[np.ndarray], bytes] = np.ndarray.tobytes)
 
     def walk(value: Any, path: str) -> None:
         if isinstance(value, np.ndarray):
-            found[path] = (str(value.dtype), value.shape, value.strides, show(value))
+            found[path] = (str(value.dtype), value.shape, show(value))
         elif isinstance(value, np.generic):
             found[path] = (str(value.dtype), value.tobytes())
         elif isinstance(value, dict):

@@ -455,6 +455,11 @@ class Clipper:
         self.learnt = states, report
         return np.atleast_1d(np.asarray(factors, np.float64))
 
+    def learn(self) -> None:
+        """Keep what the factors of a step have taught, now that it is done."""
+        if self.learnt is not None:
+            self.states, self.report = self.learnt
+
     def take(self, states: list[dict[str, Floats]]) -> None:
         """Go on from what clips of fewer tensors have learnt."""
         for ours, theirs in zip(self.states, states, strict=True):

@@ -918,8 +918,7 @@ class Optimizer(_Typed):
             clipper.learnt = None
             with held:
                 status = self._plan.step_within(grads, arrays, numbers, grad_scale, factors, work)
-                if clipper.learnt is not None:
-                    clipper.states, clipper.report = clipper.learnt
+                clipper.learn()
                 for tensors, projection in self._projections:
                     projection.apply([bool(self._counts[i] != before[i]) for i in tensors])
         else:

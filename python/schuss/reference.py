@@ -307,7 +307,9 @@ class _Gradients:
         squares, scale = self.squares()
         parts = np.split(squares, np.cumsum(self.rows())[:-1])
         norm = math.sqrt(_added(_added(map(float, parts[i])) for i in self.raw)) / scale
-        return self.clipper.factors(self, norm)
+        factors = self.clipper.factors(self, norm)
+        self.clipper.learn()
+        return factors
 
     def scaled(self, tensor: _Tensor, factors: NDArray[np.float64]) -> tuple[NDArray[Any], float]:
         """Return a tensor's gradient, and what it is still to be multiplied with."""
