@@ -130,7 +130,6 @@ def test_killed_at_every_system_call(build: Callable[[], Any], suffix: str, tmp_
         if outcomes[-1]:
             path.write_bytes(old)
     assert left == []
-    assert outcomes == sorted(outcomes)
     assert (outcomes[0], outcomes[-1]) == (False, True)
     assert len(outcomes) > tries(5, 100)
 
