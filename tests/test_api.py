@@ -198,8 +198,11 @@ def test_all_none_is_nothing(cls: type[Optimizer], rng: np.random.Generator) -> 
     optimizer = cls({"a": rng.standard_normal(3), "b": [rng.standard_normal(2)]}, clip=schuss.ClipNorm(1.0))
     step(optimizer, {"a": np.ones(3), "b": [np.ones(2)]})
     before = snapshot(optimizer), optimizer.last
-    for nothing in (None, {"a": None, "b": None}, {"a": None, "b": [None]}):
+    for nothing in ({"a": None, "b": None}, {"a": None, "b": [None]}):
         step(optimizer, nothing)
+    # None alone is what a function returns that forgot to.
+    with pytest.raises(TypeError, match=r"grads is None; pass None in the place of each tensor to be skipped$"):
+        optimizer.step(None)
     assert (snapshot(optimizer), optimizer.last) == before
 
 
