@@ -520,7 +520,7 @@ def test_schedules_see_the_steps_done(cls: type[Optimizer]) -> None:
     seen.clear()
     step(optimizer, [np.ones(3), None])
     step(optimizer, [None, np.ones(2)])
-    step(optimizer, None)
+    step(optimizer, [None, None])
     step(optimizer, [np.ones(3), np.ones(2)])
     assert seen == [0, 1, 2, 2]
 

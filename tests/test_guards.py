@@ -157,7 +157,9 @@ def test_what_forgets_the_copies() -> None:
     base = wrapper.base
     assert (
         wrapper.nbytes
-        == base.nbytes + sum(array.nbytes for array in [*base._leaves, *base._slots[0]]) + base._counts.nbytes
+        == base.nbytes
+        + sum(array.nbytes for array in [*base._leaves, *base._slots[0], base._counts])
+        + base._skips.nbytes
     )
     wrapper.params[0].flags.writeable = False
     with pytest.raises(BufferError, match="has become read-only"):

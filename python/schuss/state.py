@@ -166,7 +166,7 @@ class Checks:
 
     def __init__(self, name: str, state: Mapping[str, Any], cast: bool = False, *, foreign: bool = False) -> None:
         self.name, self.cast = name, cast
-        if not isinstance(state, Mapping):
+        if not issubclass(type(state), Mapping):  # which does not ask the state itself
             raise TypeError(f"{name}: state must be a dict from state_dict(), got {type(state).__name__}")
         self.state: dict[str, Any] = self.plain(state, "state", 0, foreign=foreign)
 
@@ -249,7 +249,7 @@ class Checks:
 
     def require_mapping(self, what: str, got: Any) -> None:
         """Refuse a part of the state that is no dict."""
-        if not isinstance(got, Mapping):
+        if not issubclass(type(got), Mapping):
             raise self.fail(f"the state's {what} must be a dict, got {type(got).__name__}")
 
     def require_keys(self, what: str, expected: Any, got: Any) -> None:
