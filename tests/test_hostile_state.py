@@ -329,7 +329,7 @@ def test_slots_times_tensors(tmp_path: Path) -> None:
     edited(
         target, tmp_path / "run.npz", lambda arrays, metadata: metadata.update(slots=[str(i) for i in range(50_000)])
     )
-    refused(target, tmp_path / "run.npz", "the state's slots has no m, v and has unknown ")
+    refused(target, tmp_path / "run.npz", "the state has no m, v and unknown ")
 
 
 @pytest.mark.parametrize("name", ["Lookahead", "LBFGS"])

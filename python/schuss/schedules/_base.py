@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from types import UnionType
 from typing import Annotated, Any, Literal, Protocol, TypeAlias, Union, get_args, get_origin, get_type_hints
 
-from schuss.hyperparameters import Domain, as_float
+from schuss.hyperparameters import Domain, as_float, shown
 
 
 class Range(Protocol):
@@ -32,7 +32,7 @@ class Count:
         """Return the number as a Python int."""
         number = as_float(value)
         if number is None:
-            raise TypeError(f"{who} must be a whole number, got {value!r}")
+            raise TypeError(f"{who} must be a whole number, got {shown(value)}")
         # Infinity and NaN have no remainder of 0 either.
         if number < self.least or number % 1 != 0:
             raise ValueError(f"{who} must be in {{{self.least}, {self.least + 1}, ...}}, got {value}")
@@ -48,7 +48,7 @@ class Choice:
     def check(self, who: str, value: object) -> str:
         """Return the word."""
         if not isinstance(value, str) or value not in self.words:
-            raise ValueError(f"{who} must be one of {', '.join(map(repr, self.words))}, got {value!r}")
+            raise ValueError(f"{who} must be one of {', '.join(map(repr, self.words))}, got {shown(value)}")
         return value
 
 
@@ -62,7 +62,7 @@ class Items:
     def check(self, who: str, value: object) -> tuple[Any, ...]:
         """Return the items as a tuple."""
         if isinstance(value, str) or not isinstance(value, Iterable):
-            raise TypeError(f"{who} must be a sequence, got {value!r}")
+            raise TypeError(f"{who} must be a sequence, got {shown(value)}")
         items = tuple(self.of.check(f"{who}[{i}]", item) for i, item in enumerate(value))
         if not items:
             raise ValueError(f"{who} must have at least one item")
