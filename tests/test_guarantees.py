@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/guarantees.md"
 TEST = re.compile(r"`((?:tests|\.ci)/\w+\.py)::([\w:]+)`")
+PROGRAM = re.compile(r"`((?:fuzz|\.ci)/[\w.]+)(?: (\w+))?`")
 GROUPS = [
     "Numbers",
     "Memory",
@@ -47,12 +48,22 @@ def names_in(path: Path) -> frozenset[str]:
     return frozenset(name for name in found if name.split("::")[-1].startswith("test_"))
 
 
+def is_program(file: str, section: str) -> bool:
+    """Tell whether a program outside of pytest exists, and has such a section."""
+    path = ROOT / file
+    return path.exists() and (not section or f"\nsection_{section}()" in path.read_text(encoding="utf-8"))
+
+
 def missing(text: str) -> list[str]:
-    """Return what the text names as tests and is none. (A source distribution has no .ci.)"""
+    """Return what the text names as tests or programs and is none. (A source distribution has no .ci.)"""
     return [
         f"{file}::{name}"
         for file, name in TEST.findall(text)
         if (ROOT / file).parent.exists() and not ((ROOT / file).exists() and name in names_in(ROOT / file))
+    ] + [
+        f"{file} {section}".strip()
+        for file, section in PROGRAM.findall(text)
+        if (ROOT / file).parent.exists() and not is_program(file, section)
     ]
 
 
@@ -89,6 +100,14 @@ def test_a_test_that_is_renamed_is_missed() -> None:
     assert missing(f"`{here}::test_the_groups`, `{here}::test_the_herds`, `tests/test_none.py::test_it`") == [
         f"{here}::test_the_herds",
         "tests/test_none.py::test_it",
+    ]
+
+
+@pytest.mark.skipif(not (ROOT / ".ci").exists(), reason="a source distribution has no .ci")
+def test_a_program_that_is_renamed_is_missed() -> None:
+    assert missing("`fuzz/plan.cpp`, `fuzz/plane.cpp`, `.ci/run races`, `.ci/run rates`") == [
+        "fuzz/plane.cpp",
+        ".ci/run rates",
     ]
 
 
