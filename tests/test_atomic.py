@@ -48,6 +48,7 @@ SCRATCH = {
     "_stand_ins": "what GaLore's optimizer steps in the place of the weights",
     "_appliers": "the passes that add what it has made of these",
     "_rescale": "the pass of ClipUpdate",
+    "_projections": "passes onto constraints, which a plan makes again",
     "_before": "the weights before the step of ClipUpdate",
     "_average_share": "the weight of the average in the step under way",
     "learnt": "what the clips of the step under way will have learnt",
@@ -416,7 +417,10 @@ def tampering(change: Callable[[np.ndarray], None]) -> Fault:
         if not leaf.size or any("parameter" in each for each in call.faults):
             return
         with contextlib.suppress(ValueError, AttributeError, TypeError):
+            before = leaf.shape, leaf.dtype
             change(leaf)
+            if (leaf.shape, leaf.dtype) == before:
+                return
             call.repairs.append(lambda: subject.opt.rebind(copies))
 
     return spoil
