@@ -318,6 +318,26 @@ def test_a_step_that_fails_changes_nothing(cls: Any, rng: np.random.Generator) -
     assert opt.t == 2
 
 
+def test_sums_are_those_of_the_last_sweep(rng: np.random.Generator) -> None:
+    """A sweep that adds nothing up leaves none of the step before, nor of one that failed."""
+    seen: list[tuple[int, int, int]] = []
+    between = AdaMuon.between
+
+    def watched(self: AdaMuon, sweep: int, matrix: Any) -> None:
+        seen.append((sweep, matrix.row_sums.size, matrix.column_sums.size))
+        if len(seen) == 4:
+            raise MemoryError
+        between(self, sweep, matrix)
+
+    opt, grads = AdaMuon(np.ones((6, 4))), numbers(rng, (6, 4), (6, 4))
+    with mock.patch.object(AdaMuon, "between", watched):
+        opt.step(grads[0])
+        with pytest.raises(MemoryError):
+            opt.step(grads[1])
+        opt.step(grads[1])
+    assert seen == [(1, 0, 0), (2, 6, 0)] * 3
+
+
 # ---- refusals -------------------------------------------------------------------------------------------------------------
 
 WORDS = "'match_rms_adamw', 'original', 'spectral_unclamped', None"

@@ -679,7 +679,7 @@ void Plan::pass(const Options& options, int number) {
     if (columns) column_sums_.resize(std::max(column_sums_.size(), at(terms * column_partials_)));
     folded_.resize(bound_.size());
     over_tiles(options, number, terms);
-    if (terms > 0) add_up(number, terms);
+    add_up(number, terms);  // also where there is nothing to add: the sums before are another sweep's
 }
 
 void Plan::set_work(Index tensor, int slot, std::byte* data) {
