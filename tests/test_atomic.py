@@ -513,12 +513,13 @@ def test_a_bad_step_changes_nothing(part: int, subject: Subject, data: st.DataOb
             do(each, call)
     count = len(list(trees.leaves(subject.opt.params)))
     call = good_call(subject, 3)
-    for name in data.draw(st.lists(st.sampled_from(sorted(FAULTS)), min_size=1, max_size=3, unique=True)):
-        rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    # Of one seed, because Hypothesis would try the first faults of a list far more often than the others.
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**63)))
+    for name in rng.choice(sorted(FAULTS), size=rng.choice([1, 1, 2, 3]), replace=False):
         # A fault may not apply to what the one before has left.
         with contextlib.suppress(IndexError, StopIteration, TypeError, ValueError, AttributeError):
-            FAULTS[name](call, subject, data.draw(st.integers(0, count - 1)), rng)
-            call.faults.append(name)
+            FAULTS[name](call, subject, int(rng.integers(count)), rng)
+            call.faults.append(str(name))
     if not call.faults:
         return
     label = call.faults[0] if len(call.faults) == 1 else "several at once"
