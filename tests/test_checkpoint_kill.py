@@ -150,15 +150,16 @@ def test_killed_at_random(suffix: str, tmp_path: Path) -> None:
 
     save(0)
     seen = set()
-    for _ in range(tries(20, 3000)):
+    for _ in range(tries(10, 3000)):
         begun, told = os.pipe()
         pid = child(functools.partial(save_again_and_again, told))
         os.close(told)
-        assert os.read(begun, 1) == b"x"
-        os.close(begun)
+        for _ in range(rng.integers(1, 6)):  # saves that are done; the time alone may be too short for any
+            assert os.read(begun, 1) == b"x"
         time.sleep(rng.uniform(0, 0.02))
         os.kill(pid, signal.SIGKILL)
         assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+        os.close(begun)
         arrays, metadata = checkpoint.read(path)
         t = metadata["t"]
         assert [
