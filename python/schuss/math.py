@@ -86,7 +86,7 @@ def log(x: float) -> float:
     return float(_decimal().ln(_as_decimal(x)))
 
 
-@lru_cache(4096)
+@lru_cache(64)  # the tensors of a step ask for the same power
 def _nearest_power(x: float, y: float, *, from_one: bool) -> float:
     """Return the double nearest to ``x**y``, or to ``1 - x**y``, for finite numbers with x > 0."""
     if y == int(y) and abs(y) <= 64:  # as whole numbers: only these powers can lie half-way between two doubles
