@@ -914,16 +914,17 @@ class Optimizer(_Typed):
         factors = self._factors if clipper.clips else None
         work = functools.partial(self._between, values) if self._stops else None
         status: int
+        # Where nothing is to be done after the step nothing is made, not even an iterator: there might be no memory for it.
         if clipper.clips or self._projections:
             clipper.learnt = None
             with held:
                 status = self._plan.step_within(grads, arrays, numbers, grad_scale, factors, work)
                 clipper.learn()
-                for tensors, projection in self._projections:
-                    projection.apply([bool(self._counts[i] != before[i]) for i in tensors])
+                if self._projections:
+                    for tensors, projection in self._projections:
+                        projection.apply([bool(self._counts[i] != before[i]) for i in tensors])
         else:
             status = self._plan.step_within(grads, arrays, numbers, grad_scale, factors, work)
-        # Where nothing is to be done after the step nothing is made, not even an iterator: there might be no memory for it.
         if told:
             for each in told:
                 if each is not None:
