@@ -385,6 +385,7 @@ def test_states_are_of_one_step(tmp_path: Path) -> None:
                 state = optimizer.state_dict()
                 (slot,) = state["optimizer"]["slots"].values()
                 found.append((state["optimizer"]["t"], state["own"]["numbers"]["since"], len(np.unique(slot[0]))))
+            time.sleep(0.001)  # else the other thread might meet this one inside for ever
         if number == 0:
             done.set()
         while not done.is_set():
