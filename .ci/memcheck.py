@@ -71,4 +71,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(step_all_kinds() if sys.argv[1:] == ["steps"] else main())
+    if sys.argv[1:] == ["steps"]:
+        step_all_kinds()
+    else:
+        sys.exit(main())
