@@ -375,7 +375,7 @@ def test_racing_threads_never_mix(size: int, lr: Any) -> None:
 def test_states_are_of_one_step(tmp_path: Path) -> None:
     """A state that a thread takes while another steps is that before the step or after it, at every level."""
     grads = np.ones(30_000)
-    optimizer = schuss.Lookahead(schuss.Momentum(np.zeros(30_000), lr=1.0, beta=0.999), k=10**6)
+    optimizer = schuss.Lookahead(schuss.Momentum(np.zeros(30_000), lr=1.0, beta=0.999), k=10**12)
     found: list[tuple[float, ...]] = []
     done = threading.Event()
 
@@ -389,8 +389,10 @@ def test_states_are_of_one_step(tmp_path: Path) -> None:
         if number == 0:
             done.set()
         while not done.is_set():
-            with contextlib.suppress(RuntimeError):
-                optimizer.step(grads)
+            for _ in range(100):
+                with contextlib.suppress(RuntimeError):
+                    optimizer.step(grads)
+            time.sleep(0.001)  # with steps alone the other thread would hardly ever find it outside
 
     race(2, work)
     assert {(t, since, distinct) for t, since, distinct in found} == {(t, t, 1) for t, *_ in found}
