@@ -138,7 +138,7 @@ class Target:
         yield from (leaf.tobytes() for leaf in leaves(level.params))
         if isinstance(level, schuss.ClosureOptimizer):
             yield repr((level._numbers, level._arguments)).encode()
-            yield from (array.tobytes() for array in level._arrays.values())
+            yield from (array.tobytes() for array in level._kept().values())
         else:
             yield repr((level._groups, level._skips)).encode()
             yield from (array.tobytes() for slot in level._slots for array in slot if array is not None)

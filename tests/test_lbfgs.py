@@ -552,6 +552,7 @@ def test_pairs_that_do_not_fit() -> None:
         ({"s": [np.ones((1, 3))]}, {}, "has shape"),
         ({"s": [-state["slots"]["s"][0]]}, {}, "does not curve upwards"),
         ({"s": [state["slots"]["s"][0] * np.nan]}, {}, "does not curve upwards"),
+        ({"s": [state["slots"]["s"][0] * np.inf]}, {}, "does not curve upwards"),
     ]:
         wrong = state | {"slots": state["slots"] | slots, "numbers": state["numbers"] | numbers}
         with pytest.raises(schuss.StateError, match=f"^LBFGS: .*{sentence}"):

@@ -136,7 +136,9 @@ class LBFGS(ClosureOptimizer):
         pairs = len(arrays["s"])
         if not pairs == len(arrays["y"]) == numbers["pairs"] <= arguments["history"]:
             return f"it has {pairs} and {len(arrays['y'])} rows for {numbers['pairs']!r:.40} pairs"
-        if not all(dot(s, y) > 0.0 for s, y in zip(arrays["s"], arrays["y"], strict=True)):
+        with np.errstate(all="ignore"):  # infinities in a file are no matter for a warning
+            curvatures = list(map(dot, arrays["s"], arrays["y"]))
+        if not all(0.0 < curvature < np.inf for curvature in curvatures):
             return "the loss does not curve upwards along one of its pairs"
         return super()._objection_to({key: arrays[key] for key in ("point", "gradient")}, numbers, arguments)
 
