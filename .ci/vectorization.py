@@ -1,6 +1,6 @@
 """Fail unless GCC vectorized every ``#pragma omp simd`` loop of the kernels, on every instruction set.
 
-Usage: vectorization.py BUILD_DIRECTORY (one with compile_commands.json, built with the compiler's flags RECORD)
+Usage: vectorization.py BUILD_DIRECTORY (one with compile_commands.json, compiled as `.ci/recording` does)
 
 What must be vectorized comes from the compiler's dump of the pragmas it instantiated, one for each template instance;
 what was vectorized comes from its optimization record, which (other than -fopt-info) says of each loop the function and
@@ -26,7 +26,7 @@ from typing import Any
 # Bytes that the widest vector of a loop must have at least, by -march.
 WIDTH = {"x86-64": 16, "x86-64-v3": 32, "x86-64-v4": 64}
 
-RECORD = "-fsave-optimization-record -fdump-tree-omplower-lineno"
+RECORD = (Path(__file__).parent / "recording").read_text(encoding="utf-8").split('"$@" ')[1].strip()
 
 Loop = tuple[str, int]  # a simd loop as written: file and line of its pragma
 Record = dict[str, Any]
@@ -147,7 +147,7 @@ def left_beside(binary: Path, ending: str) -> Path:
     """Return the file of an ending that the compiler has written for an object."""
     found = list(binary.parent.glob(f"{binary.stem}.*{ending}"))
     if len(found) != 1:
-        raise SystemExit(f"{binary}: {len(found)} files *{ending} beside it, not one; build with {RECORD}")
+        raise SystemExit(f"{binary}: {len(found)} files *{ending} beside it, not one; compile with {RECORD}")
     return found[0]
 
 
