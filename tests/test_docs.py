@@ -7,12 +7,14 @@ import importlib
 import inspect
 import pkgutil
 import re
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import witnesses  # noqa: F401  (chooses the backend of keras before it is imported)
 
 import schuss
 
@@ -73,22 +75,51 @@ def blocks(path: Path) -> list[tuple[int, str]]:
     ]
 
 
-PAGES = [ROOT / "README.md", *(page for page in sorted(ROOT.glob("docs/*.md")) if blocks(page))]
+PAGES = [ROOT / "README.md", *(page for page in sorted(ROOT.glob("docs/**/*.md")) if blocks(page))]
+
+#: "# needs torch" in a block names what must be installed for it, and for the blocks after it that use what it made.
+NEEDS = re.compile(r"# needs (\w+(?:, \w+)*)$", re.MULTILINE)
+
+
+def needs(block: str) -> list[str]:
+    return [package for found in NEEDS.findall(block) for package in found.split(", ")]
+
+
+def run(page: Path, chosen: list[tuple[int, str]], namespace: dict[str, Any]) -> dict[str, Any]:
+    for line, block in chosen:
+        # Empty lines in front give a traceback the line numbers of the file.
+        exec(compile("\n" * line + block, str(page), "exec", dont_inherit=True), namespace)
+    return namespace
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_pages(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All blocks run, one after the other, in an empty directory."""
+    """All blocks run, one after the other, in an empty directory; but for those that need packages which others do not."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    found = blocks(page)
+    found = [(line, block) for line, block in blocks(page) if not needs(block)]
     assert found, f"{page.name} shows no Python"
     if any(".plot(" in block for _, block in found):
         pytest.importorskip("matplotlib")
-    namespace: dict[str, Any] = {"__name__": page.stem}
-    for line, block in found:
-        # Empty lines in front give a traceback the line numbers of the file.
-        exec(compile("\n" * line + block, str(page), "exec"), namespace)
+    run(page, found, {"__name__": page.stem})
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(needs(block) for _, block in blocks(page))], ids=lambda page: page.name
+)
+def test_pages_beside_other_packages(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All blocks run, those that need other packages as well."""
+    monkeypatch.chdir(tmp_path)
+    found = blocks(page)
+    with ExitStack() as after:
+        for package in sorted({package for _, block in found for package in needs(block)}):
+            module = pytest.importorskip(package)
+            if package == "jax":
+                after.callback(module.config.update, "jax_enable_x64", module.config.jax_enable_x64)
+            if package == "keras":
+                after.callback(module.config.set_floatx, module.config.floatx())
+        run(page, found, {"__name__": page.stem})
 
 
 def test_links_of_markdown_files() -> None:

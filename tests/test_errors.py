@@ -1112,3 +1112,23 @@ def test_no_gradients_at_all(cls: type[Optimizer]) -> None:
     assert optimizer.t == 1
     step(optimizer, good_gradients())
     assert optimizer._skips.tolist() == [1, 0]
+
+
+# ---- optimizers in the making
+
+
+def test_a_rule_that_is_not_compiled() -> None:
+    with pytest.raises(
+        TypeError, match=r"^Unbuilt: no rule 'unbuilt' is compiled; write cpp/rules/<kind>/unbuilt.hpp, or"
+    ):
+        type("Unbuilt", (schuss.Optimizer,), {}, rule="unbuilt")
+
+
+def test_where_kernel_and_reference_part_is_said_in_plain_numbers() -> None:
+    def reference(p: Any, g: Any, **others: Any) -> None:
+        p[...] = p - 2.0
+
+    opt = type("Draft", (schuss.SignSGD,), {"reference": staticmethod(reference)}, rule="signsgd")(np.zeros(2), lr=1.0)
+    assert str(opt.check(np.ones(2))) == (
+        "Draft: kernel and reference part\n  params: 2 of 2 elements, first at (0,): -1.0 against -2.0"
+    )

@@ -44,6 +44,7 @@ from schuss.optimizers.adam_h import AdamH as AdamH
 from schuss.optimizers.adam_mini import AdamMini as AdamMini
 from schuss.optimizers.adam_p import AdamP as AdamP
 from schuss.optimizers.adamax import Adamax as Adamax
+from schuss.optimizers.adamod import AdaMod as AdaMod
 from schuss.optimizers.adamw import AdamW as AdamW
 from schuss.optimizers.adan import Adan as Adan
 from schuss.optimizers.ademamix import AdEMAMix as AdEMAMix

@@ -274,7 +274,13 @@ class Optimizer(_Typed):
     @classmethod
     def _compiled(cls) -> dict[str, Any]:
         """Return what the compiled rule declares."""
-        return typing.cast(dict[str, Any], _rules()[cls.rule])
+        rules = _rules()
+        if cls.rule not in rules:
+            raise TypeError(
+                f"{cls.__name__}: no rule {cls.rule!r} is compiled; write cpp/rules/<kind>/{cls.rule}.hpp, or install the "
+                "package again if it is there"
+            )
+        return typing.cast(dict[str, Any], rules[cls.rule])
 
     def _kernel(self) -> dict[str, Any]:
         """Return what the rule declares under this optimizer's construction flags."""

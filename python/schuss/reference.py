@@ -453,4 +453,6 @@ def _differences(what: str, ours: NDArray[Any], theirs: NDArray[Any], tolerance:
         return []
     index = tuple(int(i) for i in np.argwhere(apart)[0])
     where = f" first at {index}:" if index else ":"
-    return [f"  {what}: {int(apart.sum())} of {apart.size} elements,{where} {a[index]!r} against {b[index]!r}"]
+    return [
+        f"  {what}: {int(apart.sum())} of {apart.size} elements,{where} {a[index].item()!r} against {b[index].item()!r}"
+    ]
