@@ -1,4 +1,4 @@
-"""Write the tables of docs/performance.md from the results in bench/results, so that page and files agree.
+"""Write the tables of docs/performance.md and docs/choosing.md from bench/results, so that pages and files agree.
 
     python bench/page.py             write them
     python bench/page.py --check     only say whether they are current
@@ -17,8 +17,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import schuss
+
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "performance.md"
+PAGES = [ROOT / "docs" / name for name in ("performance.md", "choosing.md")]
 
 Row = dict[str, Any]
 
@@ -131,7 +133,31 @@ def advice() -> str:
     return table(["AdamW, float32", "what was measured", "file"], lines())
 
 
-TABLES = {each.__name__: each for each in (machine, nearest, advice)}
+#: What the page on choosing names; the race has all.
+NAMED = (
+    *("AdamW", "SGD", "LAMB", "LARS", "Muon", "SOAP", "Shampoo", "Adafactor", "SM3", "Lion", "AdamMini", "Prodigy"),
+    *("DAdaptAdam", "ScheduleFreeAdamW", "Adagrad", "FTRL", "Yogi", "ADOPT", "Signum", "Rprop", "COCOB", "DoG", "DoWG"),
+    *("PolyakSGD", "MoMo", "OptimisticAdam", "SophiaH", "AdaHessian"),
+)
+
+
+def candidates() -> str:
+    """Return what the race found of the optimizers that the page names."""
+
+    def lines() -> Iterator[Sequence[str]]:
+        for name in NAMED:
+            cls = schuss.optimizers()[name]
+            digits, logistic = (row("race", optimizer=name, problem=each) for each in ("digits", "logistic"))
+            kept = f"{schuss.catalogue.describe(cls).state_bytes:.3g}"
+            rate, default = f"{digits['lr']:.2g}", f"{float(cls.hyperparameters['lr'].default):.2g}"
+            shape = "along a cosine" if digits["schedule"] == "cosine" else "constant"
+            yield f"`{name}`", kept, default, f"{rate}, {shape}", f"{digits['result']:.1%}", f"{logistic['result']:.4f}"
+
+    head = ["optimizer", "bytes of state per float32", "default lr", "lr on digits", "digits", "logistic regression"]
+    return table(head, lines())
+
+
+TABLES = {each.__name__: each for each in (machine, nearest, advice, candidates)}
 
 
 def written(text: str) -> str:
@@ -144,12 +170,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where the page is not current")
     check = parser.parse_args(arguments).check
-    before = PAGE.read_text()
-    after = written(before)
-    if check and before != after:
-        sys.exit(f"{PAGE} is not what the results say: run python bench/page.py")
-    if not check:
-        PAGE.write_text(after)
+    for page in PAGES:
+        before = page.read_text()
+        after = written(before)
+        if check and before != after:
+            sys.exit(f"{page} is not what the results say: run python bench/page.py")
+        if not check:
+            page.write_text(after)
 
 
 if __name__ == "__main__":

@@ -199,10 +199,23 @@ def test_solvers_of_scikit_learn(solver: str, rng: np.random.Generator) -> None:
 def test_figures_are_those_of_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "bench"))
     page = importlib.import_module("page")
-    text = page.PAGE.read_text()
-    assert page.written(text) == text, "run python bench/page.py"
-    assert re.findall(r"<!-- table: (\w+) -->", text) == list(page.TABLES)
-    prose = re.sub(r"<!-- table.*?<!-- end -->|^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    texts = [each.read_text() for each in page.PAGES]
+    assert [page.written(text) for text in texts] == texts, "run python bench/page.py"
+    assert re.findall(r"<!-- table: (\w+) -->", "".join(texts)) == list(page.TABLES)
+    prose = re.sub(r"<!-- table.*?<!-- end -->|^```.*?^```$", "", texts[0], flags=re.MULTILINE | re.DOTALL)
     assert re.findall(r"\d[\d.]* ?(?:%|ms|µs|ns|GB/s|times)", prose) == [], (
         "figures stand in the tables, which the files make"
     )
+
+
+def test_which_the_race_tells_from_the_best() -> None:
+    """What the page on choosing says of the digits: who is more than two standard errors of a difference below the best."""
+    page = (DOCS / "choosing.md").read_text()
+    shares = {name: float(share) for name, share in re.findall(r"^\| `(\w+)` \|.* ([\d.]+)% \|", page, re.MULTILINE)}
+    assert len(shares) > 20
+    median = float(np.median(list(shares.values())))
+    error = np.sqrt(median * (100 - median) / 450)
+    assert f"standard error of a share is {error:.1f} per cent" in page
+    worse = {name for name, share in shares.items() if share < max(shares.values()) - 2 * np.sqrt(2) * error}
+    (said,) = re.findall(r"tells none from the best but (.*?)\.$", page, re.MULTILINE)
+    assert worse == set(re.findall(r"`(\w+)`", said))
