@@ -7,6 +7,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
@@ -86,6 +87,17 @@ def needs(block: str) -> list[str]:
 
 
 def run(page: Path, chosen: list[tuple[int, str]], namespace: dict[str, Any]) -> dict[str, Any]:
+    """Run blocks; what is printed must be what the comment behind the call shows, if that is not prose."""
+    lines = page.read_text().splitlines()
+    checker = doctest.OutputChecker()
+
+    def shown(*values: Any) -> None:
+        number = sys._getframe(1).f_lineno
+        got, (_, _, comment) = " ".join(map(str, values)), lines[number - 1].rpartition("  # ")
+        if comment and not (comment[0].islower() or lines[number - 1].endswith(")")):
+            assert checker.check_output(comment, got, OPTIONS), f"{page.name}:{number} prints {got}"
+
+    namespace["print"] = shown
     for line, block in chosen:
         # Empty lines in front give a traceback the line numbers of the file.
         exec(compile("\n" * line + block, str(page), "exec", dont_inherit=True), namespace)

@@ -42,6 +42,15 @@ def test_what_the_walk_through_quotes_is_in_the_tree() -> None:
     assert [[block in text for text in others] for block in quoted] == [[True, False], [False, True], [False, True]]
 
 
+@beside_sources
+def test_both_pages_of_signsgd_are_quoted() -> None:
+    rule = (ROOT / "cpp/rules/elementwise/signsgd.hpp").read_text()
+    (quoted,) = fenced("how_it_works.md", "cpp")
+    assert quoted in rule
+    (quoted,) = fenced("how_it_works.md", "py")
+    assert quoted in (ROOT / "python/schuss/optimizers/signsgd.py").read_text()
+
+
 def test_tests_that_pages_name_exist() -> None:
     defined = {name for path in ROOT.glob("tests/*.py") for name in re.findall(r"def (test_\w+)", path.read_text())}
     for page in DOCS.glob("*.md"):
