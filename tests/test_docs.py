@@ -134,13 +134,24 @@ def test_pages_beside_other_packages(page: Path, tmp_path: Path, monkeypatch: py
         run(page, found, {"__name__": page.stem})
 
 
+def without_code(page: Path) -> str:
+    return re.sub(r"^```.*?^```$|`[^`\n]*`(?!\])", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the names that GitHub and MyST give the headings of a page."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_of_markdown_files() -> None:
-    """What a page of ours links to within the repository is there."""
+    """What a page of ours links to within the repository is there, headings too."""
     pages = [*ROOT.glob("*.md"), *ROOT.glob("cpp/*.md"), *ROOT.glob("docs/**/*.md")]
     assert pages
     for page in pages:
-        prose = re.sub(r"^```.*?^```$|`[^`\n]*`(?!\])", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-        for target in re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", prose):
-            path = page.parent / target
+        for target, heading in re.findall(r"\]\((?!https?://|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)", without_code(page)):
+            path = page.parent / target if target else page
             in_sdist = not path.is_relative_to(ROOT / "bench/results") or (ROOT / "bench/results").exists()
             assert path.exists() or not in_sdist, f"{page.name} links to {target}"
+            assert not heading or heading in anchors(path), f"{page.name} links to {target}#{heading}"
