@@ -118,6 +118,23 @@ def test_rules_of_flower(name: str, theirs: Server, rng: np.random.Generator) ->
         np.testing.assert_allclose(opt.params["w"], x, rtol=1e-12, atol=1e-14)
 
 
+FIRST = [
+    next((line, text) for line, text in test_docs.blocks(DOCS / "start.md") if line > number)
+    for number, text in enumerate((DOCS / "start.md").read_text().splitlines(), 1)
+    if text.startswith("## ")
+]
+
+
+@pytest.mark.parametrize("block", FIRST, ids=lambda block: f"line {block[0]}")
+def test_the_first_block_of_each_section_is_a_program(
+    block: tuple[int, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for package in test_docs.needs(block[1]):
+        pytest.importorskip(package)
+    test_docs.run(DOCS / "start.md", [block], {"__name__": "start"})
+
+
 # ---- coming_from.md -------------------------------------------------------------------------------------------------------
 
 STEPPERS = {
