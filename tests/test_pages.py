@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -239,6 +240,14 @@ def test_figures_are_those_of_the_files(monkeypatch: pytest.MonkeyPatch) -> None
     assert re.findall(r"\d[\d.]* ?(?:%|ms|µs|ns|GB/s|times)", prose) == [], (
         "figures stand in the tables, which the files make"
     )
+
+
+@pytest.mark.skipif(not (ROOT / "bench/results").is_dir(), reason="the results are not in the sdist")
+def test_steps_with_factors_cost_a_hundred_times_adamw() -> None:
+    assert "a step costs a hundred times AdamW's and more" in (DOCS / "choosing.md").read_text()
+    rows = json.loads((ROOT / "bench/results/amortised.json").read_text())["results"]
+    assert {row["optimizer"] for row in rows} == {"Shampoo", "SOAP"}
+    assert all(100 < row["mean"] / row["adamw"] for row in rows)
 
 
 def test_which_the_race_tells_from_the_best() -> None:
