@@ -247,7 +247,7 @@ def test_steps_with_factors_cost_a_hundred_times_adamw() -> None:
     assert "a step costs a hundred times AdamW's and more" in (DOCS / "choosing.md").read_text()
     rows = json.loads((ROOT / "bench/results/amortised.json").read_text())["results"]
     assert {row["optimizer"] for row in rows} == {"Shampoo", "SOAP"}
-    assert all(100 < row["mean"] / row["adamw"] for row in rows)
+    assert all(row["mean"] / row["adamw"] > 100 for row in rows)
 
 
 def test_which_the_race_tells_from_the_best() -> None:
