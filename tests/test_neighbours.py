@@ -145,7 +145,7 @@ def test_threadpoolctl_sees_and_limits_us() -> None:
     code = """
 from threadpoolctl import threadpool_info, threadpool_limits
 
-assert [each["num_threads"] for each in threadpool_info() if each["user_api"] == "openmp"]
+assert [each["num_threads"] for each in threadpool_info() if each["internal_api"] == "schuss"] == [3]
 with threadpool_limits(2):
     step(threads=3)
 with threadpool_limits(1):
@@ -153,7 +153,6 @@ with threadpool_limits(1):
     step()
 step(threads=3)
 """
-    # It limits OpenMP to what it had at most: more than 2 are had here.
     assert steps(code, SCHUSS_NUM_THREADS="3", OMP_NUM_THREADS="3") == [1, 0, 0, 1]
 
 
@@ -166,6 +165,21 @@ def test_one_core_is_one_thread() -> None:
     before = STEP.replace("import schuss", f"{pin}import schuss")
     said = output(before + "step()\nprint(schuss.get_num_threads())\n").split()
     assert (said[0], said[2]) == ("0", "1")
+
+
+@LINUX
+def test_a_step_makes_do_with_the_threads_that_there_are() -> None:
+    """A system that refuses more threads ends no process and changes no bit."""
+    code = """
+import resource
+
+step(threads=2)
+if os.getuid() == 0:
+    os.setuid(65534)  # no limit holds for root
+resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+step(threads=8)
+"""
+    assert steps(code) == [1, 0]
 
 
 GROUP = "/proc/self/cgroup"

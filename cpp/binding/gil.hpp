@@ -4,8 +4,6 @@
 
 #include <pybind11/pybind11.h>
 
-#include <pthread.h>
-
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -59,7 +57,7 @@ struct Working {
 };
 
 inline void wait_at_fork() {
-    pthread_atfork(
+    at_fork(
         [] {
             ++forks_under_way;
             while (works_without_gil > 0) std::this_thread::sleep_for(std::chrono::microseconds(50));

@@ -1,13 +1,13 @@
 /// Who is inside an optimizer: one thread at a time, whatever Python's locks are (docs/decisions/0019-threads.md).
 #pragma once
 
-#include <pthread.h>
-
 #include <atomic>
 #include <cstdint>
 #include <memory>
 #include <stdexcept>
 #include <string>
+
+#include "core/parallel.hpp"
 
 namespace schuss {
 
@@ -23,7 +23,7 @@ inline std::uint64_t this_thread() {
 }
 
 inline void count_forks() {
-    pthread_atfork(nullptr, nullptr, [] {
+    at_fork(nullptr, nullptr, [] {
         forking_thread = this_thread();
         ++forks;
     });

@@ -527,14 +527,33 @@ py::typing::Dict<py::str, py::object> rules() {
 }  // namespace
 }  // namespace schuss
 
+// What threadpoolctl finds the extension by, and calls (python/schuss/_runtime.py).
+extern "C" {
+#if defined(_WIN32)
+__declspec(dllexport) int schuss_num_threads();
+__declspec(dllexport) void schuss_limit_threads(int threads);
+#else
+[[gnu::visibility("default")]] int schuss_num_threads();
+[[gnu::visibility("default")]] void schuss_limit_threads(int threads);
+#endif
+}
+
+int schuss_num_threads() {
+    return schuss::num_threads();
+}
+
+void schuss_limit_threads(int threads) {
+    schuss::limit_threads(threads);
+}
+
 PYBIND11_MODULE(_main_core, m, pybind11::mod_gil_not_used()) {
     using namespace schuss;
     m.doc() = "The compiled part of schuss: rules, instruction sets, threads, and plans.";
     m.attr("__version__") = SCHUSS_VERSION;
     m.attr("free_threaded") = has_no_gil;
-    serial_after_fork();
+    restart_after_fork();
     count_forks();
-    wait_at_fork();
+    wait_at_fork();  // before the pool is locked: what comes later here is called first at a fork
     wait_at_exit();
 
     m.def("rules", &rules, "What every compiled rule declares, by name.");

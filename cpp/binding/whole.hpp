@@ -5,7 +5,6 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
-#include <pthread.h>
 #include <signal.h>
 
 #include <array>
@@ -14,6 +13,8 @@
 #include <cstring>
 #include <memory>
 #include <vector>
+
+#include "core/parallel.hpp"
 
 namespace schuss {
 
@@ -26,7 +27,7 @@ class Signals {
 public:
     static void set_up() {
         main_thread_ = py::module_::import("threading").attr("main_thread")().attr("ident").cast<unsigned long>();
-        pthread_atfork(nullptr, nullptr, [] {
+        at_fork(nullptr, nullptr, [] {
             const bool goes_on = in_main_thread();
             main_thread_ = PyThread_get_thread_ident();
             if (!goes_on && depth_ > 0) {  // the thread that held them stays in the parent

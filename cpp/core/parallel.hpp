@@ -1,4 +1,4 @@
-/// Threads: the only place that knows OpenMP.
+/// Threads: the only place that starts them (docs/decisions/0021-pool.md).
 #pragma once
 
 #include <cstdint>
@@ -9,12 +9,18 @@ namespace schuss {
 int num_threads();
 void set_num_threads(int threads);
 
-/// The number of threads of a step for which `wanted` are asked, or 0: the package's. No more than OpenMP is limited
-/// to.
+/// Limits steps to so many threads, whatever they ask for; as many as `num_threads` was, or more, are no limit.
+void limit_threads(int threads);
+
+/// The number of threads of a step for which `wanted` are asked, or 0: the package's.
 int threads_allowed(int wanted);
 
-/// Makes forked children run on one thread: the parent's OpenMP pool does not exist in them, and waiting for it hangs.
-void serial_after_fork();
+/// Calls the functions before a fork, and after it in the parent and in the child; the last registered comes first
+/// before, and last after. Where processes do not fork, it calls nothing.
+void at_fork(void (*before)(), void (*in_parent)(), void (*in_child)());
+
+/// Gives forked children workers of their own: those of the parent do not exist there.
+void restart_after_fork();
 
 /// Gives the calling thread the default floating-point mode (to nearest even, no traps, subnormals kept), or that which
 /// flushes subnormals to zero, and restores what it had. The caller's mode may be another, and the workers have that of
@@ -30,13 +36,13 @@ private:
     std::uint64_t saved_ = 0;
 };
 
-void parallel(int threads, bool flush, void (*body)(void* context, int thread, int threads), void* context);
+void parallel(int shares, bool flush, void (*body)(void* context, int share, int shares), void* context);
 
-/// Calls `body(thread, threads)` on that many threads, the calling one among them.
+/// Calls `body(share, shares)` for every share, on as many threads, or fewer where these are busy or cannot be had; the
+/// calling one is among them. Shares must not wait for each other.
 template <class Body>
-void parallel(int threads, bool flush, Body&& body) {
-    parallel(
-        threads, flush, [](void* context, int thread, int of) { (*static_cast<Body*>(context))(thread, of); }, &body);
+void parallel(int shares, bool flush, Body&& body) {
+    parallel(shares, flush, [](void* context, int share, int of) { (*static_cast<Body*>(context))(share, of); }, &body);
 }
 
 }  // namespace schuss

@@ -151,7 +151,7 @@ def _text(file: str) -> str:
 
 
 def configure() -> None:
-    """Set threads and instruction set from the environment, once, at import."""
+    """Set threads and instruction set from the environment, once, at import; tell threadpoolctl of the threads."""
     threads = _available_cores()
     if ours := os.environ.get("SCHUSS_NUM_THREADS"):
         if not ours.isdecimal():
@@ -162,3 +162,33 @@ def configure() -> None:
     _core.set_num_threads(threads)
     if name := os.environ.get("SCHUSS_ISA"):
         _core.use_isa(name)
+    _tell_threadpoolctl()
+
+
+def _tell_threadpoolctl() -> None:
+    """Put the package's threads among those that threadpoolctl shows and limits, where it is installed."""
+    try:
+        from threadpoolctl import LibController, register
+    except ImportError:  # or too old to be told
+        return
+
+    class Controller(LibController):  # type: ignore[misc]  # threadpoolctl has no types
+        """Finds the compiled part by its name and symbols."""
+
+        user_api = internal_api = "schuss"
+        filename_prefixes = ("_core.",)
+        check_symbols = ("schuss_num_threads", "schuss_limit_threads")
+
+        def get_num_threads(self) -> int:
+            return int(self.dynlib.schuss_num_threads())
+
+        def set_num_threads(self, num_threads: int) -> None:
+            self.dynlib.schuss_limit_threads(num_threads)
+
+        def get_version(self) -> str:
+            return str(_core.__version__)
+
+        def set_additional_attributes(self) -> None:
+            pass
+
+    register(Controller)
