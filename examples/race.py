@@ -54,7 +54,9 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 import schuss
+from schuss.curvature import WithHessian
 from schuss.schedules import cosine
+from schuss.trees import map_leaves
 
 Vector = NDArray[np.float64]
 Parameters = Any  # what a problem is solved in: a vector, or a dict of arrays
@@ -358,6 +360,14 @@ def descend(optimizer: schuss.Optimizer, problem: Problem, params: Parameters) -
         loss, grads = problem.loss_and_gradients(params, step)
         if not math.isfinite(loss):
             return
+        if isinstance(optimizer, WithHessian) and step % 10 == 0:
+            diagonal = problem.curvature(params, step)
+            if (
+                optimizer.squares
+            ):  # it takes gradients of the mean over `batch` terms, whose squares estimate the diagonal
+                scale = getattr(optimizer, "batch", 1.0)
+                diagonal = map_leaves(lambda h, scale=scale: np.sqrt(np.maximum(h, 0) / scale), diagonal)
+            optimizer.update_hessian(diagonal)
         try:
             optimizer.step(grads, **{name: INPUTS[name](problem, params, step, loss) for name in optimizer.inputs})
         except RuntimeError:  # its factorisations have failed too often: the rate is too high
@@ -527,28 +537,39 @@ def panels(
     return figure
 
 
-def paths(racers: Sequence[Racer], plane: Plane) -> Figure:
-    """Draw the ways of all optimizers over the contours of a problem, the best first."""
+def ground(plane: Plane) -> NDArray[np.uint8]:
+    """Return the map of a problem, in bands of the value: three to a decade."""
     left, right, bottom, top = plane.window
     x, y = np.meshgrid(np.linspace(left, right, 400), np.linspace(bottom, top, 300))
-    bands = np.floor(3 * np.log10(plane.value(x, y) / plane.value(*plane.origin) + 3e-5))  # three to a decade
+    bands = np.floor(3 * np.log10(plane.value(x, y) / plane.value(*plane.origin) + 3e-5))
     low, high = np.percentile(bands, (0, 97))
-    ground = MAP((bands - low) / (high - low), bytes=True)
+    coloured: NDArray[np.uint8] = MAP((bands - low) / (high - low), bytes=True)
+    return coloured
+
+
+def draw_way(axis: Axes, plane: Plane, run: Run, under: NDArray[np.uint8]) -> None:
+    """Draw one way over the map of its problem."""
+    left, right, bottom, top = plane.window
+    way = np.array(run.path)
+    axis.imshow(under, extent=plane.window, origin="lower", aspect="auto", interpolation="antialiased")
+    for colour, wide in (("white", 2.6), (PATH, 1.3)):
+        axis.plot(*way.T, color=colour, linewidth=wide, solid_joinstyle="round")
+    axis.plot(*way[-1], "o", color=PATH, markeredgecolor="white", markersize=7)
+    axis.plot(*way[0], "o", color="white", markeredgecolor=INK, markersize=5.5)
+    axis.plot(*plane.minimum, "*", color=MINIMUM, markeredgecolor=INK, markeredgewidth=0.7, markersize=9)
+    axis.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[])
+    axis.spines["bottom"].set_visible(False)
+    axis.set_title(plane.shown(run.result), loc="right", size=9.5, pad=5)
+    box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.5}
+    axis.text(0.97, 0.04, run.rate, size=8.5, ha="right", transform=axis.transAxes, bbox=box)
+
+
+def paths(racers: Sequence[Racer], plane: Plane) -> Figure:
+    """Draw the ways of all optimizers over the contours of a problem, the best first."""
+    under = ground(plane)
 
     def draw(axis: Axes, racer: Racer) -> None:
-        run = racer.runs[plane.name]
-        way = np.array(run.path)
-        axis.imshow(ground, extent=plane.window, origin="lower", aspect="auto", interpolation="antialiased")
-        for colour, wide in (("white", 2.6), (PATH, 1.3)):
-            axis.plot(*way.T, color=colour, linewidth=wide, solid_joinstyle="round")
-        axis.plot(*way[-1], "o", color=PATH, markeredgecolor="white", markersize=7)
-        axis.plot(*way[0], "o", color="white", markeredgecolor=INK, markersize=5.5)
-        axis.plot(*plane.minimum, "*", color=MINIMUM, markeredgecolor=INK, markeredgewidth=0.7, markersize=9)
-        axis.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[])
-        axis.spines["bottom"].set_visible(False)
-        axis.set_title(plane.shown(run.result), loc="right", size=9.5, pad=5)
-        box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.5}
-        axis.text(0.97, 0.04, run.rate, size=8.5, ha="right", transform=axis.transAxes, bbox=box)
+        draw_way(axis, plane, racer.runs[plane.name], under)
 
     ranked = sorted(racers, key=lambda racer: racer.runs[plane.name].result)
     text = f"{plane.steps} steps from the white dot to the red one; the star is the minimum; loss in the end, and rate"

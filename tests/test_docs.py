@@ -145,6 +145,12 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/*.md")), ids=lambda page: page.name)
+def test_no_page_without_an_example(page: Path) -> None:
+    """Every page that is written by hand shows Python that runs; the catalogue is printed by a program."""
+    assert blocks(page) or page.name == "catalogue.md", f"{page.name} shows no Python"
+
+
 def test_links_of_markdown_files() -> None:
     """What a page of ours links to within the repository is there, headings too."""
     pages = [*ROOT.glob("*.md"), *ROOT.glob("cpp/*.md"), *ROOT.glob("docs/**/*.md")]

@@ -114,7 +114,9 @@ class Constraint:
             bound again if they are moved, resized or retyped.
         who : str
             What messages begin with; the constraint's name by default.
-        threads, dtype
+        threads : int, optional
+            As in `project`.
+        dtype : {"bfloat16"}, optional
             As in `project`.
 
         Examples

@@ -515,7 +515,9 @@ def lmo(
         Take a factor of at least 1 in "spectral", `max` in the authors' code.
     transposed : bool
         Take rows as inputs in "column" and "row": an embedding of shape (words, features).
-    coefficients, steps
+    coefficients : str or sequence of triples
+        See `orthogonalize`.
+    steps : int, optional
         See `orthogonalize`.
     out : array, optional
         Written instead of a new array: of m's shape and dtype; may be m.

@@ -419,8 +419,8 @@ def newest_share(
 
     Returns
     -------
-    share, rate_max, weight_sum : float
-        The share, and the other two with this step.
+    tuple of float
+        The share, and `rate_max` and `weight_sum` with this step.
 
     Examples
     --------

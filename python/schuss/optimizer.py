@@ -1249,7 +1249,9 @@ class Optimizer(_Typed):
 
         Parameters
         ----------
-        grads, **inputs
+        grads : array, or nesting of arrays as in `params`
+            As for `step`.
+        **inputs : arrays or numbers
             As for `step`.
 
         Returns
@@ -1267,7 +1269,9 @@ class Optimizer(_Typed):
 
         Parameters
         ----------
-        grads, **inputs
+        grads : array, or nesting of arrays as in `params`
+            As for `step`.
+        **inputs : arrays or numbers
             As for `step`.
 
         Returns

@@ -212,7 +212,9 @@ class Wrapper(Declared):
 
         Parameters
         ----------
-        grads, **inputs
+        grads : array, or nesting of arrays as in `params`
+            As for the wrapped optimizer's step.
+        **inputs : arrays or numbers
             As for the wrapped optimizer's step.
 
         Raises

@@ -202,6 +202,7 @@ class scale(Combined):
     Parameters
     ----------
     schedule : schedule
+        What is multiplied.
     factor : float
         Finite.
 
@@ -231,6 +232,7 @@ class clamp(Combined):
     Parameters
     ----------
     schedule : schedule
+        What is kept within bounds.
     lower, upper : float, optional
         Finite, `lower` below `upper`; no bound where not given.
 
