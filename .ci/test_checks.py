@@ -1,9 +1,10 @@
-"""The checks of vectorization.py and symbols.py can fail: each is shown a fault it must find, and one clean source."""
+"""The checks of vectorization.py, symbols.py and links.py can fail: each is shown a fault it must find, and a clean source."""
 
 import json
 import subprocess
 from pathlib import Path
 
+import links
 import pytest
 import symbols
 import vectorization
@@ -83,3 +84,16 @@ def test_linked(flag: str, says: str, tmp_path: Path) -> None:
     found = list(symbols.linked(tmp_path / "unit.so"))
     assert any(says in fault for fault in found)
     assert any("extra" in fault for fault in found)
+
+
+def test_dead_links(tmp_path: Path) -> None:
+    (tmp_path / "b.html").write_text('<h1 id="there">b</h1>')
+    good = '<a href="b.html#there"></a><a href="https://example.org/none"></a><a href="#here" id="here"></a>'
+    (tmp_path / "a.html").write_text(good)
+    assert links.dead(tmp_path) == []
+    (tmp_path / "a.html").write_text(good + '<a href="c.html"></a><a href="b.html#gone"></a><img src="none.png">')
+    assert links.dead(tmp_path) == [
+        "a.html: c.html is not there",
+        "a.html: b.html#gone has no such anchor",
+        "a.html: none.png is not there",
+    ]

@@ -18,7 +18,6 @@ extensions = [
     "pages",
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",
-    "sphinx.ext.viewcode",
     "sphinx-mathjax-offline",
     "sphinx_copybutton",
 ]
@@ -40,7 +39,7 @@ numpydoc_xref_param_type = False
 #: stops after formulas; for parameters in the order of the signature, where they are keywords in the order of reading; and for
 #: the options of all optimizers once more in each: they stand in `Optimizer`.
 numpydoc_validation_checks = {
-    "all", "ES01", "EX01", "GL08", "PR01", "PR02", "PR03", "PR08", "PR09", "RT01", "SA01", "SS02", "YD01",
+    "all", "ES01", "EX01", "GL02", "GL08", "PR01", "PR02", "PR03", "PR08", "PR09", "RT01", "SA01", "SS02", "SS03", "YD01",
 }  # fmt: skip
 
 copybutton_prompt_text = r">>> |\.\.\. |\$ "

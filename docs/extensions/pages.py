@@ -184,14 +184,10 @@ def compared(rule: str) -> list[str]:
     return [*lines, ""]
 
 
-def own_members(cls: type[schuss.Optimizer]) -> list[str]:
-    """Return the methods and properties that an optimizer has beside those of every optimizer and those of its two pages."""
-    found = []
-    for name in sorted(set(dir(cls)) - set(dir(schuss.Optimizer)) - {"reference", "between"}):
-        member = inspect.getattr_static(cls, name)
-        if not name.startswith("_") and (callable(member) or isinstance(member, property)) and inspect.getdoc(member):
-            found.append(name)
-    return found
+def own_methods(cls: type[schuss.Optimizer]) -> list[str]:
+    """Return the methods that users call beside those of every optimizer: the others have no example."""
+    names = sorted(set(dir(cls)) - set(dir(schuss.Optimizer)))
+    return [name for name in names if name[0] != "_" and "\nExamples\n" in (inspect.getdoc(getattr(cls, name)) or "")]
 
 
 def rate_in_words(rate: str) -> str:
@@ -213,7 +209,6 @@ def optimizer_page(cls: type[schuss.Optimizer], drawn: Trajectory) -> str:
         "Takes": ", ".join(["`grads`", *(f"`{name}`" for name in entry.inputs)]),
         "Equals its reference": "bit for bit" if cls.exact else "as far as the products of BLAS repeat",
     }
-    members = own_members(cls)
     way, loss = (f"pictures/{picture}" for picture in drawn.pictures)
     words = (
         f"{drawn.problem}, {drawn.steps} steps with {rate_in_words(drawn.rate)}; the loss in the end is {drawn.result}."
@@ -229,7 +224,7 @@ def optimizer_page(cls: type[schuss.Optimizer], drawn: Trajectory) -> str:
         "",
         "```{eval-rst}",
         f".. autoclass:: schuss.{entry.name}",
-        *([f"   :members: {', '.join(members)}", "   :inherited-members:"] if members else []),
+        *(f"\n   .. automethod:: {name}" for name in own_methods(cls)),
         "```",
         "",
         "## Defaults",
@@ -288,9 +283,9 @@ def write_catalogue() -> None:
 # ------------------------------------------------------------------------------------------------ reference
 
 
-def title(module: ModuleType) -> str:
-    """Return what a module is about: the first sentence of its docstring, up to a colon."""
-    return (module.__doc__ or module.__name__).strip().split("\n")[0].rstrip(".").split(":")[0]
+def about(module: ModuleType) -> str:
+    """Return what a module is about: the first sentence of its docstring."""
+    return " ".join(inspect.cleandoc(module.__doc__ or "").partition("\n\n")[0].split())
 
 
 def interface() -> dict[str, list[tuple[str, Any]]]:
@@ -343,23 +338,12 @@ def write_reference() -> None:
     rows = []
     for page, members in sorted(pages.items()):
         module = importlib.import_module(page)
-        text = inspect.cleandoc(module.__doc__ or "")
-        heading = title(module)
-        lines = [
-            "# "
-            + (
-                f"{page}: {heading[0].lower()}{heading[1:]}"
-                if page != "schuss"
-                else "schuss: what runs, and what there is"
-            )
-        ]
-        rest = text.partition("\n\n")[2]
-        lines += ["", "```{eval-rst}", *([rest, ""] if rest and page != "schuss" else [])]
+        lines = [f"# {page}", "", "```{eval-rst}", inspect.cleandoc(module.__doc__ or ""), ""]
         for name, member in members:
             lines += directive(name, member)
         write(API / f"{page}.md", "\n".join([*lines, "```", ""]))
         names = ", ".join("{py:obj}`" + f"~{name}`" for name, _ in members)
-        rows.append([f"[`{page}`]({page}.md)", heading, names])
+        rows.append([f"[`{page}`]({page}.md)", about(module), names])
     index += table(["module", "what it is", "names"], rows)
     index += ["```{toctree}", ":hidden:", "", *sorted(pages), "```", ""]
     write(API / "index.md", "\n".join(index))

@@ -5,6 +5,7 @@ The problems, the search for a learning rate and the drawing are those of `examp
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import sys
@@ -54,6 +55,13 @@ def trajectory(name: str, sources: list[Path], folder: Path) -> Trajectory:
     return drawn
 
 
+@functools.cache
+def _ground(plane: Any) -> Any:
+    import race
+
+    return race.ground(plane())
+
+
 def _draw(name: str, rule: str, folder: Path) -> Trajectory:
     if str(EXAMPLES) not in sys.path:
         sys.path.insert(0, str(EXAMPLES))
@@ -90,16 +98,19 @@ def _draw(name: str, rule: str, folder: Path) -> Trajectory:
     pictures = (f"{rule}-way.png", f"{rule}-loss.png")
     folder.mkdir(parents=True, exist_ok=True)
     with plt.rc_context(race.STYLE):
-        figure, axis = plt.subplots(figsize=(4.4, 3.0), layout="constrained")
-        race.draw_way(axis, problem, run, race.ground(problem))
+        figure = plt.figure(figsize=(4.4, 3.0))
+        axis = figure.add_axes((0.01, 0.01, 0.98, 0.98))
+        race.draw_way(axis, problem, run, _ground(plane))
         axis.set_title("", loc="right")  # the loss in the end is in the caption, as is the rate
         axis.texts[0].remove()
-        figure.savefig(folder / pictures[0], dpi=160)
+        figure.savefig(folder / pictures[0], dpi=150)
         plt.close(figure)
-        figure, axis = plt.subplots(figsize=(4.4, 3.0), layout="constrained")
+        figure = plt.figure(figsize=(4.4, 3.0))
+        axis = figure.add_axes((0.15, 0.15, 0.82, 0.82))
         axis.semilogy([max(loss, race.FLOOR) for loss in run.losses], color=race.PATH, linewidth=1.4)
         axis.set(xlim=(0, problem.steps), xlabel="step", ylabel="loss")
         axis.set_ylim(bottom=race.FLOOR * 0.5)
-        figure.savefig(folder / pictures[1], dpi=160)
+        axis.minorticks_off()
+        figure.savefig(folder / pictures[1], dpi=150)
         plt.close(figure)
     return Trajectory(problem.title, problem.steps, run.rate, problem.shown(run.result), pictures)

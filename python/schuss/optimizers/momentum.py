@@ -35,7 +35,7 @@ class Momentum(Optimizer, rule="momentum"):
 
     Where steps should stay as long as a gradient step when momentum changes. ``SGD(momentum=beta)`` sums instead and steps
     up to ``1 / (1 - beta)`` times as far; torch has this form as ``SGD(momentum=beta, dampening=beta)`` but for its
-    undamped first step.
+    undamped first step, and optax as ``ema(beta, debias=False)`` before the step size. Keras only sums.
 
     Examples
     --------

@@ -38,8 +38,8 @@ class SGD(Optimizer, rule="sgd"):
     The baseline, and with momentum 0.9 and a good schedule still hard to beat on convolutional networks.
 
     This is torch's form: the step size is outside the buffer, so that a change of `lr` acts at once. Keras keeps it inside
-    (``b = momentum * b - lr * g``), which differs where `lr` changes. For a decoupled decay see SGDW; for an averaged
-    buffer see `Momentum`.
+    (``b = momentum * b - lr * g``), which differs where `lr` changes, and its weight decay is decoupled. Optax's ``sgd`` is
+    torch's form without dampening and decay. For a decoupled decay see `SGDW`; for an averaged buffer see `Momentum`.
 
     Examples
     --------
