@@ -1,6 +1,7 @@
 """Sphinx: `sphinx-build -W --keep-going -n docs build/docs` in an environment with `pip install '.[docs]'`."""
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import schuss
@@ -18,9 +19,9 @@ extensions = [
     "pages",
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",
-    "sphinx-mathjax-offline",
     "sphinx_copybutton",
 ]
+source_suffix = {".md": "markdown", ".myst": "markdown"}  # what is written by hand, and what is made
 exclude_patterns = ["extensions", "static"]
 
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath", "fieldlist"]
@@ -47,7 +48,12 @@ copybutton_prompt_is_regexp = True
 
 html_theme = "furo"
 html_title = f"schuss {version}"
-html_static_path = ["static"]
+# Loaded as an extension, this package forbids parallel builds; taken for its files, it lets the site load nothing from outside.
+mathjax = find_spec("sphinx-mathjax-offline")
+assert mathjax is not None
+assert mathjax.origin is not None
+mathjax_path = "mathjax/tex-chtml.js"
+html_static_path = ["static", str(Path(mathjax.origin).parent / "static")]
 html_css_files = ["schuss.css"]
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}

@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from docutils import nodes
-from repository import DOCS, ROOT, Links, write
+from repository import DOCS, ROOT, SUFFIX, Links, write
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
@@ -275,8 +275,8 @@ def write_catalogue() -> None:
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         drawn = list(pool.map(trajectory, optimizers, every, [PICTURES] * len(every), chunksize=4))
     for cls, each in zip(optimizers.values(), drawn, strict=True):
-        write(CATALOGUE / f"{cls.rule}.md", optimizer_page(cls, each))
-    for stale in set(CATALOGUE.glob("*.md")) - {CATALOGUE / f"{cls.rule}.md" for cls in optimizers.values()}:
+        write(CATALOGUE / f"{cls.rule}{SUFFIX}", optimizer_page(cls, each))
+    for stale in set(CATALOGUE.glob(f"*{SUFFIX}")) - {CATALOGUE / f"{cls.rule}{SUFFIX}" for cls in optimizers.values()}:
         stale.unlink()
 
 
@@ -341,13 +341,13 @@ def write_reference() -> None:
         lines = [f"# {page}", "", "```{eval-rst}", inspect.cleandoc(module.__doc__ or ""), ""]
         for name, member in members:
             lines += directive(name, member)
-        write(API / f"{page}.md", "\n".join([*lines, "```", ""]))
+        write(API / f"{page}{SUFFIX}", "\n".join([*lines, "```", ""]))
         names = ", ".join("{py:obj}`" + f"~{name}`" for name, _ in members)
-        rows.append([f"[`{page}`]({page}.md)", about(module), names])
+        rows.append([f"[`{page}`]({page}{SUFFIX})", about(module), names])
     index += table(["module", "what it is", "names"], rows)
     index += ["```{toctree}", ":hidden:", "", *sorted(pages), "```", ""]
-    write(API / "index.md", "\n".join(index))
-    for stale in set(API.glob("*.md")) - {API / "index.md", *(API / f"{page}.md" for page in pages)}:
+    write(API / f"index{SUFFIX}", "\n".join(index))
+    for stale in set(API.glob(f"*{SUFFIX}")) - {API / f"index{SUFFIX}", *(API / f"{page}{SUFFIX}" for page in pages)}:
         stale.unlink()
 
 

@@ -15,6 +15,9 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 FOLDER = DOCS / "source"
 
+#: Of pages that are made: Markdown, but none of those that are written by hand and whose blocks of Python are run as tests.
+SUFFIX = ".myst"
+
 LANGUAGES = {
     ".cff": "yaml", ".cmake": "cmake", ".cpp": "cpp", ".hpp": "cpp", ".json": "json", ".py": "python", ".pyi": "python",
     ".sh": "bash", ".toml": "toml", ".yaml": "yaml", ".yml": "yaml",
@@ -27,6 +30,8 @@ TOKEN = re.compile(
     r"\((?!https?:|mailto:|#|/)(?P<target>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)",
     re.MULTILINE | re.DOTALL,
 )
+
+PICTURES = {".jpg", ".png", ".svg"}
 
 
 def write(path: Path, text: str) -> None:
@@ -53,12 +58,14 @@ class Links:
         inside = path.relative_to(ROOT)
         is_page = inside.parent.as_posix() == "python/schuss/optimizers" or inside.parts[:2] == ("cpp", "rules")
         if is_page and inside.stem in self.rules:
-            return f"/catalogue/{inside.stem}.md"
+            return f"/catalogue/{inside.stem}{SUFFIX}"
         if path.is_dir():
             readme = path / "README.md"
-            page = self.pages[readme if readme.exists() else path] = FOLDER / inside / "README.md"
+            page = self.pages[readme if readme.exists() else path] = FOLDER / inside / f"README{SUFFIX}"
         else:
-            page = self.pages[path] = FOLDER / (inside if inside.suffix == ".md" else f"{inside}.md")
+            page = self.pages[path] = FOLDER / (
+                inside.with_suffix(SUFFIX) if inside.suffix == ".md" else f"{inside}{SUFFIX}"
+            )
         return "/" + page.relative_to(DOCS).as_posix()
 
     def rewrite(self, text: str, folder: Path, page: Path) -> str:
@@ -81,7 +88,7 @@ class Links:
             for path in sorted(todo):
                 done.add(path)
                 write(self.pages[path], self.page(path))
-        for stale in set(FOLDER.rglob("*.md")) - set(self.pages.values()):
+        for stale in set(FOLDER.rglob(f"*{SUFFIX}")) - set(self.pages.values()):
             stale.unlink()
 
     def page(self, path: Path) -> str:
@@ -96,6 +103,8 @@ class Links:
                 + "\n".join(f"* `{each.name}`" for each in sorted(path.iterdir()) if each.name[0] not in "._")
                 + "\n"
             )
-        place = os.path.relpath(path, page.parent)
+        place = Path(os.path.relpath(path, page.parent)).as_posix()
+        if path.suffix in PICTURES:
+            return f"{head}![{name}]({place})\n"
         language = LANGUAGES.get(path.suffix, "text")
         return f"{head}```{{literalinclude}} {place}\n:language: {language}\n:linenos:\n```\n"
