@@ -101,8 +101,11 @@ def milliseconds(seconds: float) -> str:
 
 
 def times(entry: dict[str, Any]) -> str:
-    """Return a ratio with its interval, two digits each."""
-    ratio, low, high = (f"{float(f'{entry[key]:.2g}'):,g}" for key in ("ratio", "low", "high"))
+    """Return a ratio with its interval."""
+    ratio, low, high = (
+        f"{value:.2f}" if value < 10 else f"{float(f'{value:.2g}'):,g}"
+        for value in (entry["ratio"], entry["low"], entry["high"])
+    )
     return f"{ratio} [{low}, {high}]"
 
 
