@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from docutils import nodes
+from numpydoc.docscrape import ClassDoc
 from repository import DOCS, ROOT, SUFFIX, Links, write
 from sphinx import addnodes
 from sphinx.application import Sphinx
@@ -84,14 +85,20 @@ def number(value: object) -> str:
 
 
 def defaults(cls: type[schuss.Optimizer]) -> list[str]:
-    """Return the hyper-parameters with their defaults and ranges."""
-    own: dict[str, Hyperparameter] = {
-        name: each
-        for name, each in cls.hyperparameters.items()
-        if name not in vars(schuss.Optimizer)["__annotations__"]
+    """Return what an optimizer takes beside the options of all: defaults, ranges and meanings."""
+    base = schuss.Optimizer
+    numbers: dict[str, Hyperparameter] = {
+        name: each for name, each in cls.hyperparameters.items() if name not in vars(base)["__annotations__"]
     }
-    rows = [[f"`{name}`", f"`{number(each.default)}`", str(each.domain), each.doc] for name, each in own.items()]
-    return table(["hyper-parameter", "default", "range", "meaning"], rows)
+    rows = [[f"`{name}`", f"`{number(each.default)}`", str(each.domain), each.doc] for name, each in numbers.items()]
+    documented = {name.strip(): each for each in ClassDoc(cls)["Parameters"] for name in each.name.split(",")}
+    for name, default in cls.options.items():
+        if name not in base.options:
+            meaning = re.split(r"(?<=[.:;]) ", " ".join(documented[name].desc))[0].rstrip(".:;")
+            meaning = re.sub(r":math:`([^`]+)`", r"$\1$", meaning)
+            meaning = meaning[0].lower() + meaning[1:] if meaning[1:2].islower() else meaning
+            rows.append([f"`{name}`", f"`{default!r}`", documented[name].type.removesuffix(", optional"), meaning])
+    return table(["argument", "default", "range", "meaning"], rows)
 
 
 def milliseconds(seconds: float) -> str:
@@ -232,7 +239,7 @@ def optimizer_page(cls: type[schuss.Optimizer], drawn: Trajectory) -> str:
         "",
         "## Defaults",
         *defaults(cls),
-        "All options that every optimizer has are in {py:class}`schuss.Optimizer`.",
+        "The options that every optimizer has are in {py:class}`schuss.Optimizer`.",
         "",
         "## Both pages",
         "",
