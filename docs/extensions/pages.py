@@ -46,21 +46,23 @@ def sources(cls: type[schuss.Optimizer]) -> tuple[Path, Path]:
 
 
 def python_side(path: Path) -> str:
-    """Return what an optimizer's module computes: its functions, and the methods of its class."""
+    """Return what an optimizer's module computes in a step: its reference, the work between sweeps, and what these call."""
     text = path.read_text(encoding="utf-8")
-    lines, shown = text.splitlines(), []
-
-    def show(node: ast.stmt, indent: int) -> None:
-        first = min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", []))])
-        shown.append("\n".join(line[indent:] for line in lines[first - 1 : node.end_lineno]))
-
+    functions: dict[str, tuple[ast.FunctionDef, int]] = {}
     for node in ast.parse(text).body:
-        if isinstance(node, ast.FunctionDef):
-            show(node, 0)
-        elif isinstance(node, ast.ClassDef) and any(isinstance(each, ast.FunctionDef) for each in node.body):
-            for each in node.body:
-                if isinstance(each, ast.FunctionDef):
-                    show(each, 4)
+        for each in node.body if isinstance(node, ast.ClassDef) else [node]:
+            if isinstance(each, ast.FunctionDef):
+                functions[each.name] = each, each.col_offset
+    wanted = ["before", "between", "after", "reference"]
+    for name in wanted:
+        called = ast.walk(functions[name][0]) if name in functions else ()
+        names = [getattr(each, "id", getattr(each, "attr", "")) for each in called]
+        wanted += [each for each in dict.fromkeys(names) if each in functions and each not in wanted]
+    shown = []
+    for name, (function, indent) in functions.items():
+        if name in wanted:
+            first = min([function.lineno, *(each.lineno for each in function.decorator_list)])
+            shown.append("\n".join(line[indent:] for line in text.splitlines()[first - 1 : function.end_lineno]))
     return "\n\n".join(shown)
 
 
@@ -116,6 +118,12 @@ def times(entry: dict[str, Any]) -> str:
     return f"{ratio} [{low}, {high}]"
 
 
+def threads(entry: dict[str, Any]) -> str:
+    """Return how many threads a step ran on, and how many it might have."""
+    used, allowed = entry.get("threads"), entry.get("threads_allowed")
+    return f"{used} of {allowed}" if used != allowed and used and allowed else str(used or "")
+
+
 @cache
 def results() -> list[tuple[str, dict[str, Any]]]:
     """Return the committed results of benchmarks by the names of their files."""
@@ -141,7 +149,7 @@ def bench_rows(name: str) -> tuple[list[list[str]], set[tuple[str, str, str, str
             rows.append([
                 re.sub(r"(\d)x(\d)", r"\1 by \2", where),
                 f"`{options}`" if options else "",
-                str(each.get("threads", "")),
+                threads(each),
                 milliseconds(seconds),
                 f"{share:.0%}" if share else "",
                 others,
