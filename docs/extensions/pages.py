@@ -196,9 +196,9 @@ def compared(rule: str) -> list[str]:
     if reason := getattr(module, "NONE", ""):
         lines.append(f"No independent implementation: {reason}")
     else:
-        lines.append(
-            "; ".join(found) + f", over 30 steps in float64: [`tests/witnesses/{rule}.py`]({links.target(file)})."
-        )
+        names = "; ".join(found)
+        lines.append(f"{names[0].upper()}{names[1:]}, over 30 steps in float64:")
+        lines.append(f"[`tests/witnesses/{rule}.py`]({links.target(file)}).")
     return [*lines, ""]
 
 
