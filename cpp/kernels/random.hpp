@@ -59,8 +59,9 @@ inline double log_of_fraction(double x) {
 }
 
 /// The normal number below which a share of the normal distribution lies, for 0 < share < 1. Wichura (1988), Algorithm
-/// AS 241: PPND16, accurate to about 1 part in 10^16; all three regions computed and one chosen.
-inline double normal_quantile(double share) {
+/// AS 241: PPND16, accurate to about 1 part in 10^16; all three regions computed and one chosen. Clang would not inline
+/// it, and a loop with a call is no vector code.
+[[gnu::always_inline]] inline double normal_quantile(double share) {
     constexpr double center[8] = {3.3871328727963666080e0,  1.3314166789178437745e+2, 1.9715909503065514427e+3,
                                   1.3731693765509461125e+4, 4.5921953931549871457e+4, 6.7265770927008700853e+4,
                                   3.3430575583588128105e+4, 2.5090809287301226727e+3};
