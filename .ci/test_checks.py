@@ -1,6 +1,7 @@
-"""The checks of vectorization.py, symbols.py and links.py can fail: each is shown a fault it must find, and a clean source."""
+"""The checks of vectorization.py, symbols.py, wheel.py and links.py can fail: each is shown a fault, and what is clean."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import symbols
 import vectorization
 
 FLAGS = (
-    f"{vectorization.RECORD} -std=c++20 -O3 -fopenmp-simd -fno-math-errno -fno-trapping-math -fPIC -fvisibility=hidden"
+    f"{vectorization.RECORD} -std=c++20 -O3 -fopenmp-simd -fno-math-errno -fno-trapping-math -fPIC -fvisibility=hidden "
+    "-mprefer-vector-width=512"
 )
+CLANG = "clang++-19"
 LOOP = """
 namespace {
 template <class T> [[gnu::noinline]] void sweep(T* p, const T* g, long n) {
@@ -25,10 +28,11 @@ extern "C" void run(float* p, const float* g, double* q, const double* h, long n
 """
 
 
-def build(folder: Path, source: str, march: str) -> str:
+def build(folder: Path, source: str, march: str, compiler: str = "g++") -> str:
     """Compile one source as a build directory of its own and return that directory."""
     (folder / "unit.cpp").write_text(source)
-    command = f"g++ {FLAGS} -march={march} -o unit.o -c unit.cpp"
+    flags = FLAGS if compiler == "g++" else FLAGS.replace(vectorization.RECORD, vectorization.CLANG_RECORD)
+    command = f"{compiler} {flags} -march={march} -o unit.o -c unit.cpp"
     entry = {"directory": str(folder), "file": "unit.cpp", "command": command}
     (folder / "compile_commands.json").write_text(json.dumps([entry]))
     subprocess.run(command.split(), cwd=folder, check=True)
@@ -49,6 +53,24 @@ def test_vectorization(
     body: str, code: int, says: str, march: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert vectorization.main(build(tmp_path, LOOP.replace("BODY", body), march)) == code
+    assert says in capfd.readouterr().out
+
+
+@pytest.mark.skipif(not shutil.which(CLANG), reason="Clang is not installed")
+@pytest.mark.parametrize("march", vectorization.WIDTH)
+@pytest.mark.parametrize(
+    ("body", "code", "says"),
+    [
+        ("p[i] = p[i] - T(0.5) * g[i];", 0, "2 instances of 1 loops"),
+        ("p[i] = other(g[i]);", 1, "missed"),  # no vector form
+        ("(void)g[i];", 1, "nothing was checked"),  # no loop is left
+    ],
+)
+def test_vectorization_by_clang(
+    body: str, code: int, says: str, march: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = 'extern "C" double other(double);\n' + LOOP.replace("BODY", body)
+    assert vectorization.main(build(tmp_path, source, march, CLANG)) == code
     assert says in capfd.readouterr().out
 
 

@@ -1,10 +1,14 @@
-"""Fail unless GCC vectorized every ``#pragma omp simd`` loop of the kernels, on every instruction set.
+"""Fail unless the compiler vectorized every ``#pragma omp simd`` loop of the kernels, on every instruction set.
 
 Usage: vectorization.py BUILD_DIRECTORY (one with compile_commands.json, compiled as `.ci/recording` does)
 
-What must be vectorized comes from the compiler's dump of the pragmas it instantiated, one for each template instance;
+GCC: what must be vectorized comes from the compiler's dump of the pragmas it instantiated, one for each template instance;
 what was vectorized comes from its optimization record, which (other than -fopt-info) says of each loop the function and
 the chain of inlined calls it stands in. A loop with no report at all fails as well: it may not be vector code.
+
+Clang (flags CLANG_RECORD) keeps of a loop only where it stands after inlining. It marks the loops that it was asked to
+vectorize, and says of each of them whether it did; every one it speaks of must be, with at least as many elements at once as
+doubles fit into a register, and of every source it must speak of some.
 """
 
 from __future__ import annotations
@@ -27,6 +31,8 @@ from typing import Any
 WIDTH = {"x86-64": 16, "x86-64-v3": 32, "x86-64-v4": 64}
 
 RECORD = (Path(__file__).parent / "recording").read_text(encoding="utf-8").split('"$@" ')[1].strip()
+
+CLANG_RECORD = "-fsave-optimization-record"
 
 Loop = tuple[str, int]  # a simd loop as written: file and line of its pragma
 Record = dict[str, Any]
@@ -130,12 +136,48 @@ def looked_at(records: list[Record], report: Report, directory: Path) -> None:
             report.missed[key] = "; ".join(dict.fromkeys(reasons(nest))) or "no reason given"
 
 
+def looked_at_by_clang(remarks: str, report: Report, directory: Path) -> None:
+    """Read what Clang did with each loop that it was asked to vectorize out of its remarks."""
+    for remark in remarks.split("\n--- "):
+        if not re.search(r"^Pass: +(loop-vectorize|transform-warning)$", remark, re.MULTILINE):
+            continue
+        place = re.search(r"^DebugLoc: +\{ File: '?(.+?)'?, *Line: (\d+)", remark, re.MULTILINE)
+        function = re.search(r"^Function: +'?([^'\n]+)", remark, re.MULTILINE)
+        width = re.search(r"VectorizationFactor: +'(\d+)'", remark)
+        forced = re.search(r"Force: +'?true", remark) or "transform-warning" in remark
+        if not place or not function or not (width or forced):
+            continue
+        # Relative to the folder that the build directory and the source have in common.
+        above = next(folder for folder in (directory, *directory.parents) if (folder / place[1]).exists())
+        loop = str((above / place[1]).resolve()), int(place[2])
+        if width and not is_pragma(loop):
+            continue  # a loop that it vectorized of itself
+        report.asked[loop].add(function[1])
+        key = loop, function[1]
+        if width:
+            # Of several copies in one function the narrowest counts.
+            report.bytes_of[key] = min(report.bytes_of.get(key, 1024), int(width[1]) * 8)
+        else:
+            report.missed[key] = "asked for, and not done (-Rpass-analysis=loop-vectorize says why)"
+
+
+@cache
+def is_pragma(loop: Loop) -> bool:
+    """Return whether a line, or the one above, is a pragma for a simd loop."""
+    lines = Path(loop[0]).read_text(encoding="utf-8").splitlines()[max(0, loop[1] - 2) : loop[1]]
+    return any("#pragma omp simd" in line for line in lines)
+
+
 def check(entry: dict[str, str]) -> Report:
     """Return what the compiler has left beside the object of one source."""
     command, directory = shlex.split(entry["command"]), Path(entry["directory"])
     march = [flag.removeprefix("-march=") for flag in command if flag.startswith("-march=")][-1]
     binary = directory / command[command.index("-o") + 1]
     report = Report(name="/".join(binary.parts[-2:]), march=march)
+    remarks = binary.with_suffix(".opt.yaml")
+    if remarks.exists():
+        looked_at_by_clang(remarks.read_text(encoding="utf-8"), report, directory)
+        return report
     dump, record = left_beside(binary, ".omplower"), left_beside(binary, ".opt-record.json.gz")
     asked(dump.read_text(encoding="utf-8"), report, directory)
     with gzip.open(record, "rt", encoding="utf-8") as stream:
