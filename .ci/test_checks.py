@@ -3,12 +3,14 @@
 import json
 import shutil
 import subprocess
+import zipfile
 from pathlib import Path
 
 import links
 import pytest
 import symbols
 import vectorization
+import wheel
 
 FLAGS = (
     f"{vectorization.RECORD} -std=c++20 -O3 -fopenmp-simd -fno-math-errno -fno-trapping-math -fPIC -fvisibility=hidden "
@@ -119,3 +121,45 @@ def test_dead_links(tmp_path: Path) -> None:
         "a.html: b.html#gone has no such anchor",
         "a.html: none.png is not there",
     ]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({}, ""),
+        ({"schuss/_core.so": "unit.o"}, "not stripped"),
+        ({"schuss/_core.so": b"built in " + str(Path(wheel.__file__).parents[1]).encode()}, "where it was built"),
+        ({"schuss/_core.so": bytes(wheel.MOST + 1)}, "more than"),
+        ({"schuss/other.so": b""}, "it has schuss/other.so"),
+        ({"schuss.libs/libgomp-1.so": b""}, "it has schuss.libs/libgomp-1.so"),
+        ({"schuss/_core.cpython-311-darwin.so": b""}, "2 extension modules"),
+        ({"schuss/py.typed": None}, "it lacks schuss/py.typed"),
+        ({"METADATA": b"Name: schuss\nVersion: 9"}, "version is 9"),
+    ],
+)
+def test_wheel(change: dict[str, bytes | str | None], says: str, tmp_path: Path) -> None:
+    info = f"schuss-{wheel.PROJECT['version']}.dist-info/"
+    metadata = {
+        "Name": "schuss",
+        "Version": wheel.PROJECT["version"],
+        "License-Expression": wheel.PROJECT["license"],
+        "Requires-Dist": wheel.PROJECT["dependencies"][0],
+    }
+    files: dict[str, bytes | str | None] = {
+        f"{info}METADATA": "\n".join(f"{key}: {value}" for key, value in metadata.items()).encode(),
+        f"{info}licenses/LICENSE": b"",
+        "schuss/__init__.py": b"",
+        "schuss/_core.pyi": b"",
+        "schuss/_core.so": b"",
+        "schuss/py.typed": b"",
+    }
+    files |= {f"{info}METADATA" if name == "METADATA" else name: content for name, content in change.items()}
+    build(tmp_path, "int run() { return 1; }", "x86-64")
+    with zipfile.ZipFile(tmp_path / "schuss.whl", "w") as archive:
+        for name, content in files.items():
+            if isinstance(content, str):
+                content = (tmp_path / content).read_bytes()
+            if content is not None:
+                archive.writestr(name, content)
+    found = list(wheel.wheel(tmp_path / "schuss.whl"))
+    assert any(says in fault for fault in found) if says else not found

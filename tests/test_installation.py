@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import re
+import tomllib
 from pathlib import Path
 
+import schuss
 from interpreters import STRICT, output
+
+ROOT = Path(__file__).parents[1]
 
 #: Steps every optimizer of the package, most wrappers, and what evaluates functions.
 ALL = """
@@ -126,3 +132,22 @@ def test_the_environment_names_no_code() -> None:
 
 def dedented(code: str) -> str:
     return "\n".join(line[4:] for line in code.splitlines()) + "\n"
+
+
+def test_one_version() -> None:
+    """What is installed, the compiled part and the page of changes agree with the one place that says it."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert schuss.__version__ == importlib.metadata.version("schuss") == version
+    assert f"## {version} " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_citation_says_what_the_project_says() -> None:
+    """And leaves out what changes with every release."""
+    said = dict(re.findall(r"^(\S+): (.+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert said["license"] == project["license"]
+    assert said["title"].strip('"').startswith(f"{project['name']}: ")
+    assert not {"version", "date-released"} & said.keys()
+    assert [author["name"] for author in project["authors"]] == re.findall(
+        r"^  - name: (.+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE
+    )

@@ -15,4 +15,4 @@ include_directories(SYSTEM ${PYTHON_ROOT}/usr/include)
 
 # No Python of this architecture runs here that could be asked.
 set(PYBIND11_USE_CROSSCOMPILING ON)
-set(PYTHON_MODULE_EXTENSION .so)
+set(PYTHON_MODULE_EXTENSION $ENV{SETUPTOOLS_EXT_SUFFIX})
