@@ -7,8 +7,9 @@ import re
 import tomllib
 from pathlib import Path
 
-import schuss
 from interpreters import STRICT, output
+
+import schuss
 
 ROOT = Path(__file__).parents[1]
 
