@@ -55,7 +55,7 @@ def wheel(path: Path) -> Iterator[str]:
     if path.stat().st_size > MOST:
         yield f"it takes {path.stat().st_size} bytes, more than {MOST}"
     with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+        names = [name for name in archive.namelist() if not name.endswith("/")]
         info = f"schuss-{PROJECT['version']}.dist-info/"
         extensions = [name for name in names if EXTENSION.fullmatch(name)]
         if len(extensions) != 1:
