@@ -106,7 +106,7 @@ def _draw(name: str, rule: str, folder: Path) -> Trajectory:
         figure.savefig(folder / pictures[0], dpi=150)
         plt.close(figure)
         figure = plt.figure(figsize=(4.4, 3.0))
-        axis = figure.add_axes((0.15, 0.15, 0.82, 0.82))
+        axis = figure.add_axes((0.15, 0.15, 0.8, 0.82))
         axis.semilogy([max(loss, race.FLOOR) for loss in run.losses], color=race.PATH, linewidth=1.4)
         axis.set(xlim=(0, problem.steps), xlabel="step", ylabel="loss")
         axis.set_ylim(bottom=race.FLOOR * 0.5)
