@@ -47,11 +47,9 @@ public:
             is_held_[i] = PyCallable_Check(getsignal(signals[i]).ptr()) != 0;
             if (!is_held_[i]) continue;
             if (!pythons_handler_) pythons_handler_ = PyOS_getsig(signals[i]);
-            struct sigaction ours{};
-            ours.sa_handler = note;
-            sigaction(signals[i], &ours, &held_[i]);
-            if (!(held_[i].sa_flags & SA_SIGINFO) && held_[i].sa_handler == pythons_handler_) continue;
-            sigaction(signals[i], &held_[i], nullptr);  // another library has taken its place
+            held_[i] = set(signals[i], noting());
+            if (handler(held_[i]) == pythons_handler_) continue;
+            set(signals[i], held_[i]);  // another library has taken its place
             is_held_[i] = false;
         }
         holding_ = true;
@@ -88,25 +86,44 @@ public:
     }
 
 private:
+#if defined(_WIN32)
+    static constexpr std::array signals{SIGINT, SIGTERM, SIGBREAK};
+    using Action = PyOS_sighandler_t;
+
+    static Action set(int signal, Action action) { return PyOS_setsig(signal, action); }
+    static PyOS_sighandler_t handler(Action action) { return action; }
+    static Action noting() { return note; }
+#else
     static constexpr std::array signals{SIGINT, SIGTERM, SIGHUP, SIGALRM, SIGVTALRM, SIGPROF, SIGUSR1, SIGUSR2};
+    using Action = struct sigaction;
+
+    static Action set(int signal, const Action& action) {
+        Action before{};
+        sigaction(signal, &action, &before);
+        return before;
+    }
+    static PyOS_sighandler_t handler(const Action& action) {
+        return action.sa_flags & SA_SIGINFO ? nullptr : action.sa_handler;
+    }
+    static Action noting() {
+        Action ours{};
+        ours.sa_handler = note;
+        return ours;
+    }
+#endif
 
     static void hold_without_looking(int depth) {
         for (std::size_t i = 0; i < signals.size(); ++i)
-            if (is_held_[i]) {
-                struct sigaction ours{};
-                ours.sa_handler = note;
-                sigaction(signals[i], &ours, nullptr);
-            }
+            if (is_held_[i]) set(signals[i], noting());
         holding_ = true;
         depth_ = depth;
     }
 
     static void release() {
         for (std::size_t i = 0; i < signals.size(); ++i) {
-            struct sigaction present;
             if (!is_held_[i]) continue;
-            sigaction(signals[i], &held_[i], &present);
-            if (present.sa_handler != note) sigaction(signals[i], &present, nullptr);  // it was changed in between
+            const Action present = set(signals[i], held_[i]);
+            if (handler(present) != note) set(signals[i], present);  // it was changed in between
         }
         holding_ = false;
         for (std::size_t i = 0; i < signals.size(); ++i)
@@ -117,6 +134,9 @@ private:
         for (std::size_t i = 0; i < signals.size(); ++i)
             if (signals[i] == signal) {
                 arrived_[i] = true;
+#if defined(_WIN32)
+                if (holding_) set(signal, note);  // Windows takes a handler away when it calls it
+#endif
                 // Another thread may get here when it is over.
                 if (!holding_ && arrived_[i].exchange(false)) pythons_handler_(signal);
             }
@@ -125,7 +145,7 @@ private:
     inline static unsigned long main_thread_ = 0;
     inline static int depth_ = 0;
     inline static PyOS_sighandler_t pythons_handler_ = nullptr;
-    inline static std::array<struct sigaction, signals.size()> held_{};
+    inline static std::array<Action, signals.size()> held_{};
     inline static std::array<bool, signals.size()> is_held_{};
     inline static std::array<std::atomic<bool>, signals.size()> arrived_{};
     inline static std::atomic<bool> holding_{false};
