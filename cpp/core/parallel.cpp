@@ -22,8 +22,8 @@ namespace {
 constexpr int most_threads = 4096;
 
 // How often a worker looks for work, and a caller for the end of its work, before it sleeps (decision 21).
-constexpr int patience_of_workers = 16'000;
-constexpr int patience_of_callers = 20'000;
+constexpr int patience = 16'000;  ///< about a third of a millisecond; so long it keeps its core for itself
+constexpr int politeness = 10'000;  ///< some milliseconds; so long it leaves its core to whoever wants it
 
 std::atomic<int> threads_wanted{1};
 std::atomic<int> threads_limit{most_threads};
@@ -38,10 +38,14 @@ void pause() {
 
 /// Waits for a condition for a while, and says whether it came true.
 template <class Condition>
-bool soon(int patience, const Condition& condition) {
-    for (int i = 0; i < patience; ++i) {
+bool soon(const Condition& condition) {
+    for (int i = 0; i < patience + politeness; ++i) {
         if (condition()) return true;
-        pause();
+        if (i < patience) {
+            pause();
+        } else {
+            std::this_thread::yield();
+        }
     }
     return condition();
 }
@@ -90,7 +94,7 @@ private:
     [[noreturn]] void serve() {
         const auto is_offered = [this] { return offered_.load(std::memory_order_relaxed) != nullptr; };
         for (;;) {
-            if (!soon(patience_of_workers, is_offered)) {
+            if (!soon(is_offered)) {
                 std::unique_lock lock(mutex_);
                 asleep_ = true;
                 woken_.wait(lock, [this] { return offered_ != nullptr; });
@@ -128,7 +132,7 @@ public:
                 ++done;
             }
         }
-        if (work.left.fetch_sub(done) == done || soon(patience_of_callers, [&] { return work.left == 0; })) return;
+        if (work.left.fetch_sub(done) == done || soon([&] { return work.left == 0; })) return;
         std::unique_lock lock(mutex_);
         ++callers_asleep_;
         finished_.wait(lock, [&] { return work.left == 0; });
