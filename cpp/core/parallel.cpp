@@ -22,7 +22,7 @@ namespace {
 constexpr int most_threads = 4096;
 
 // How often a worker looks for work, and a caller for the end of its work, before it sleeps (decision 21).
-constexpr int patience = 16'000;  ///< about a third of a millisecond; so long it keeps its core for itself
+constexpr int patience = 16'000;    ///< about a third of a millisecond; so long it keeps its core for itself
 constexpr int politeness = 10'000;  ///< some milliseconds; so long it leaves its core to whoever wants it
 
 std::atomic<int> threads_wanted{1};
