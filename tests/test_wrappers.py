@@ -326,6 +326,26 @@ def test_the_sentences_for_state_of_something_else(tmp_path: Path) -> None:
         wrapped.load(__file__)
 
 
+def test_what_is_no_name_of_a_class_does_not_break_a_sentence() -> None:
+    plain = schuss.SGD(np.ones(3))
+    wrapped = schuss.Lookahead(schuss.EMA(schuss.SGD(np.ones(3))))
+    state, alone = wrapped.state_dict(), plain.state_dict()
+    cases: list[tuple[Any, Any, str]] = [
+        (plain, alone | {"optimizer": "a\nb"}, r"the state is of 'a\\nb'; load"),
+        (plain, state | {"wrapper": "a\nb"}, r"the state is of 'a\\nb' around"),
+        (wrapped, alone | {"optimizer": "a\nb"}, r"the state is of 'a\\nb' alone"),
+        (wrapped, state | {"wrapper": "a\nb"}, r"the state is of 'a\\nb'; load"),
+        (
+            schuss.Lookahead(plain),
+            state | {"optimizer": state["optimizer"] | {"wrapper": "a\nb"}},
+            r"the state has 'a\\nb' inside",
+        ),
+    ]
+    for target, changed, sentence in cases:
+        with pytest.raises(schuss.StateError, match=sentence):
+            target.load_state_dict(changed)
+
+
 @each_chain
 def test_a_step_that_fails_changes_nothing(chain: Chain) -> None:
     """Neither at once nor where it comes in the middle of a period."""

@@ -51,19 +51,19 @@ def checked(wrapper: Wrapper, saved: Mapping[str, Any], *, cast: bool = False) -
     saved = checks.state
     if "wrapper" not in saved and isinstance(saved.get("optimizer"), str):
         raise checks.fail(
-            f"the state is of {saved['optimizer']:.40} alone; load it into the optimizer, or before wrapping it"
+            f"the state is of {state.class_in(saved['optimizer'])} alone; load it into the optimizer, or before wrapping it"
         )
     checks.check_format()
     saved = checks.state
     checks.require_entries(("wrapper", "format", "own", "optimizer"))
     if not isinstance(saved["wrapper"], str) or saved["wrapper"] != checks.name:
-        raise checks.fail(f"the state is of {saved['wrapper']!s:.40}; load it into a wrapper of that class")
+        raise checks.fail(f"the state is of {state.class_in(saved['wrapper'])}; load it into a wrapper of that class")
     inner, wrapped = saved["optimizer"], wrapper.optimizer
     checks.require_mapping("optimizer", inner)
     if isinstance(wrapped, Optimizer):
         if "wrapper" in inner:
             raise checks.fail(
-                f"the state has {inner['wrapper']!s:.40} inside, but here it wraps {type(wrapped).__name__}; "
+                f"the state has {state.class_in(inner['wrapper'])} inside, but here it wraps {type(wrapped).__name__}; "
                 "nest the wrappers as they were"
             )
         change = state.checked(wrapped, inner, cast=cast)

@@ -217,7 +217,7 @@ class Checks:
         """Refuse the state of another class, whose entries would be strange."""
         other = self.state.get("optimizer", self.name)
         if not isinstance(other, str) or other != self.name:
-            raise self.fail(f"the state is of {other!s:.40}; load it into an optimizer of that class")
+            raise self.fail(f"the state is of {class_in(other)}; load it into an optimizer of that class")
 
     def check_format(
         self, target: Any = None, migrations: Sequence[Callable[[Any, dict[str, Any]], dict[str, Any]]] = ()
@@ -532,9 +532,14 @@ def copies_of(leaves: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return {f"param.{i}": leaf.copy(order="A") for i, leaf in enumerate(leaves)}
 
 
+def class_in(value: object) -> str:
+    """Return a class's name as a state has it; what is no name, as Python writes it."""
+    return f"{value:.40}" if isinstance(value, str) and value.isidentifier() else f"{value!r:.40}"
+
+
 def of_wrapper(outer: str) -> str:
     """Say what is wrong with a wrapper's state where an optimizer's is wanted."""
-    return f"is of {outer:.40} around an optimizer; load it into the same wrappers"
+    return f"is of {class_in(outer)} around an optimizer; load it into the same wrappers"
 
 
 def load(optimizer: Optimizer, path: str | os.PathLike[str], *, cast: bool) -> None:
