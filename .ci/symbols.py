@@ -21,6 +21,7 @@ from pathlib import Path
 
 # x86 (FMA3 ends in 132, 213 or 231; FMA4 does not), then aarch64.
 FUSED = re.compile(r"vfn?m(add|sub|addsub|subadd)(132|213|231)?[ps][sdh]|fn?m(add|sub)|fml[as]l?2?|bfmlal[bt]")
+EXPORTED = {"PyInit__core", "schuss_limit_threads", "schuss_num_threads"}  # for Python, and for threadpoolctl
 WRITABLE = re.compile(r"\.t?(data|bss)(?!\.rel\.ro)(\..*)?")  # relocated constants are read-only after loading
 RUN_AT_LOAD = re.compile(r"\.((pre)?init_array|fini_array|ctors|dtors)(\..*)?")
 
@@ -59,8 +60,8 @@ def isolated(binary: Path) -> Iterator[str]:
 def linked(extension: Path) -> Iterator[str]:
     """Yield one sentence for each fault of the extension module as a shared library."""
     exported = {line.split()[-1] for line in output("nm", "-D", "--defined-only", str(extension)).splitlines()}
-    if exported != {"PyInit__core"}:
-        yield f"exports {', '.join(sorted(exported))}, not PyInit__core alone"
+    if exported != EXPORTED:
+        yield f"exports {', '.join(sorted(exported))}, not {', '.join(sorted(EXPORTED))}"
     segments = [line.split() for line in output("readelf", "-lW", str(extension)).splitlines() if line.strip()]
     if any(fields[0] == "GNU_STACK" and "E" in fields[-2] for fields in segments):
         yield "has an executable stack"
