@@ -157,7 +157,7 @@ def test_links_of_markdown_files() -> None:
     assert pages
     for page in pages:
         for target, heading in re.findall(r"\]\((?!https?://|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)", without_code(page)):
-            path = page.parent / target if target else page
+            path = (page.parent / target).resolve() if target else page
             in_sdist = not path.is_relative_to(ROOT / "bench/results") or (ROOT / "bench/results").exists()
             assert path.exists() or not in_sdist, f"{page.name} links to {target}"
             assert not heading or heading in anchors(path), f"{page.name} links to {target}#{heading}"
