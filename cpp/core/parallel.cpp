@@ -5,6 +5,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <new>
 #include <system_error>
 #include <thread>
 
@@ -64,10 +65,13 @@ struct Work {
     }
 };
 
+/// Counts a share as done.
+void finish(Work& work);
+
 /// A thread for the share of its number, which it finds in a place of its own.
 class Worker {
 public:
-    Worker(int number, void (*finished)(Work&)) : number_(number), finished_(finished) {
+    explicit Worker(int number) : number_(number) {
         std::thread([this] { serve(); }).detach();
     }
     Worker(const Worker&) = delete;
@@ -102,7 +106,7 @@ private:
             }
             if (Work* const work = offered_.exchange(nullptr)) {
                 work->run(number_);
-                finished_(*work);
+                finish(*work);
             }
         }
     }
@@ -111,7 +115,6 @@ private:
     alignas(64) std::atomic<Work*> offered_{nullptr};
     std::atomic<bool> asleep_{false};
     const int number_;
-    void (*const finished_)(Work&);
     std::mutex mutex_;
     std::condition_variable woken_;
 };
@@ -139,11 +142,17 @@ public:
         --callers_asleep_;
     }
 
+    /// Wakes the callers that sleep, since the work of one of them is done.
+    void wake_callers() {
+        if (callers_asleep_ == 0) return;
+        const std::lock_guard lock(mutex_);
+        finished_.notify_all();
+    }
+
     std::mutex& mutex() { return mutex_; }
 
 private:
     int started(int wanted);
-    static void finish(Work& work);
 
     std::mutex mutex_;
     std::condition_variable finished_;
@@ -167,7 +176,7 @@ int Pool::started(int wanted) {
 #endif
     try {
         for (int k = workers_ + 1; k <= wanted; ++k) {
-            worker_[k] = new Worker(k, &Pool::finish);
+            worker_[k] = new Worker(k);
             workers_ = k;
         }
     } catch (const std::system_error&) {
@@ -179,13 +188,9 @@ int Pool::started(int wanted) {
     return workers_;
 }
 
-/// Counts a share as done; the last one wakes callers. The work is the caller's again with the last count.
-void Pool::finish(Work& work) {
-    if (work.left.fetch_sub(1) != 1) return;
-    Pool& all = *pool;
-    if (all.callers_asleep_ == 0) return;
-    const std::lock_guard lock(all.mutex_);
-    all.finished_.notify_all();
+void finish(Work& work) {
+    // The work is the caller's again, and may be gone, with the last count.
+    if (work.left.fetch_sub(1) == 1) pool.load()->wake_callers();
 }
 
 }  // namespace
